@@ -19,6 +19,9 @@ using offset_t = std::int64_t;
 /// In place of an expert: nobody. In place of a row: not executed.
 inline constexpr index_t none = -1;
 
+/// In place of a compile-time size: it is a setting.
+inline constexpr int dynamic = -1;
+
 /// What a storage type computes in: routing arithmetic, accumulation and losses. float, and double for double.
 template <class T> using compute_t = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
@@ -26,13 +29,14 @@ template <class T>
 inline constexpr bool is_storage_v = std::is_same_v<T, float> || std::is_same_v<T, double> ||
                                      std::is_same_v<T, bfloat16> || std::is_same_v<T, float16>;
 
+/// The value after a trip through storage type T: what published code that works in T would hold.
+template <class T, class C> KOKKOS_FUNCTION C rounded_to(C value) { return static_cast<C>(static_cast<T>(value)); }
+
 /// The one form in which data crosses a slot: unmanaged, row-major, in the execution space's memory.
 template <class T, class Exec>
 using Vector = Kokkos::View<T*, Kokkos::LayoutRight, typename Exec::memory_space, Kokkos::MemoryUnmanaged>;
 template <class T, class Exec>
 using Matrix = Kokkos::View<T**, Kokkos::LayoutRight, typename Exec::memory_space, Kokkos::MemoryUnmanaged>;
-template <class T, class Exec>
-using Tensor = Kokkos::View<T***, Kokkos::LayoutRight, typename Exec::memory_space, Kokkos::MemoryUnmanaged>;
 
 /// What parameters, gradients and state own.
 template <class T, class Exec> using OwnedVector = Kokkos::View<T*, Kokkos::LayoutRight, typename Exec::memory_space>;
@@ -41,9 +45,29 @@ template <class T, class Exec> using OwnedTensor = Kokkos::View<T***, Kokkos::La
 
 /// Sizes of a layer. `tokens` is the largest batch of one call; a call may bring fewer.
 struct Shape {
+  offset_t tokens = 0;  ///< >= 0
+  offset_t hidden = 0;  ///< >= 1, width of the layer's input and output
+  offset_t experts = 0; ///< >= 1, routed experts with weights (zero-computation experts come on top)
+};
+
+/// Training and inference differ as an argument of a call, never as a global.
+enum class Mode { inference, training };
+
+/// Whether backward replaces what stands in the gradients or adds to it.
+enum class Write { overwrite, add };
+
+/// What every policy lays its memory out from. Filled by the layer from Shape and settings.
+struct Sizes {
   offset_t tokens = 0;
   offset_t hidden = 0;
-  offset_t experts = 0;
+  offset_t router_width = 0; ///< columns of the router's input
+  index_t experts = 0;       ///< routed experts that can be chosen, zero-computation ones included
+  index_t weighted = 0;      ///< of these, experts with weights
+  index_t columns = 0;       ///< logits a token: experts, and shared experts where the router scores those too
+  index_t shared = 0;        ///< shared experts
+  offset_t per_token = 0;    ///< most entries of one token
+  offset_t entries = 0;      ///< tokens * per_token
+  int workers = 0;           ///< host worker threads; 0 on a device
 };
 
 } // namespace kokomo::inline v0

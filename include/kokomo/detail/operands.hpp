@@ -62,9 +62,6 @@ template <class S> struct RowTarget {
   offset_t stride = 0;
 };
 
-/// Whether a result replaces what stands in its target or is added to it.
-enum class Write { overwrite, add };
-
 /// Memory of the arena for kernels that need some for each worker thread (host only; empty on devices).
 struct WorkerScratch {
   std::byte* data = nullptr;
