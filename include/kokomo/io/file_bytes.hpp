@@ -21,9 +21,8 @@
 
 namespace kokomo::inline v0::detail {
 
-/// Text from a file as it may stand in an error: at most 120 bytes, without control characters.
-inline std::string printable(std::string_view text) {
-  constexpr std::size_t longest = 120;
+/// Text from a file as it may stand in an error: at most `longest` bytes, without control characters.
+inline std::string printable(std::string_view text, std::size_t longest = 120) {
   std::string shown(text.substr(0, longest));
   for (char& c : shown)
     if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';

@@ -65,10 +65,12 @@ inline std::string without_python_numbers(std::string_view text) {
 
 /// The document in `file`. \throws Error 403 if it is not valid JSON
 inline nlohmann::json parse_json(FileBytes const& file) {
+  // The JSON library takes a NUL for the end of the text.
+  require(file.text().find('\0') == std::string_view::npos, 403, file.name(), " is not valid JSON: it holds a NUL");
   try {
     return nlohmann::json::parse(without_python_numbers(file.text()), StrictJson(file.name()));
   } catch (nlohmann::json::exception const& problem) {
-    fail(403, file.name(), " is not valid JSON: ", printable(problem.what()));
+    fail(403, file.name(), " is not valid JSON: ", printable(problem.what(), 400));
   }
 }
 

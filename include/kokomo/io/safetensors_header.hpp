@@ -124,7 +124,7 @@ public:
   bool binary(nlohmann::json::binary_t&) override { return unexpected("binary data"); }
 
   bool parse_error(std::size_t, std::string const&, nlohmann::json::exception const& problem) override {
-    fail(403, *m_file, ": the header is not valid JSON: ", printable(problem.what()));
+    fail(403, *m_file, ": the header is not valid JSON: ", printable(problem.what(), 400));
   }
 
 private:
@@ -229,6 +229,9 @@ inline SafetensorsHeader read_safetensors_header(std::shared_ptr<FileBytes const
   std::string_view const text = file->text().substr(prefix, length);
   require(text.front() == '{', 403, file->name(), ": the header is not valid JSON: it begins with '",
           printable(text.substr(0, 1)), "', expected '{'");
+  // The JSON library takes a NUL for the end of the text, and would let anything follow it.
+  require(text.find('\0') == std::string_view::npos, 403, file->name(),
+          ": the header is not valid JSON: it holds a NUL");
   auto const data = bytes.subspan(prefix + length);
   SafetensorsHeaderReader reader(file, data);
   nlohmann::json::sax_parse(text.begin(), text.end(), &reader);

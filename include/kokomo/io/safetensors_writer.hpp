@@ -27,7 +27,9 @@ namespace kokomo::inline v0::io {
 template <class View> TensorInfo as_tensor(std::string name, View const& view) {
   static_assert(bool(Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename View::memory_space>::accessible),
                 "kokomo::io::as_tensor: the host must be able to access the View; copy it to a mirror first");
-  TensorInfo tensor{.name = std::move(name), .dtype = dtype_of_v<typename View::non_const_value_type>};
+  TensorInfo tensor;
+  tensor.name = std::move(name);
+  tensor.dtype = dtype_of_v<typename View::non_const_value_type>;
   for (std::size_t d = 0; d < View::rank; ++d) tensor.shape.push_back(std::int64_t(view.extent(d)));
   detail::require(detail::is_row_major(view), 415, detail::label(tensor), " is not row-major and contiguous");
   tensor.bytes = std::as_bytes(std::span(view.data(), view.size()));
