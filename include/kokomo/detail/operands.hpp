@@ -4,15 +4,22 @@
 
 #include <kokomo/types.hpp>
 
+#include <cstddef>
+
 namespace kokomo::inline v0::detail {
 
 /// Rows partitioned into groups: group g owns rows offsets[g] .. offsets[g + 1].
 /// The host knows the number of groups and an upper bound of the rows; the offsets live where Exec can read them.
+/// One group of all rows needs no offsets: they may be null when groups == 1.
 struct GroupedRows {
-  offset_t const* offsets = nullptr;      ///< [groups + 1]
-  index_t const* group_of_row = nullptr;  ///< [rows used]; what one thread a row needs
+  offset_t const* offsets = nullptr;     ///< [groups + 1]
+  index_t const* group_of_row = nullptr; ///< [rows used]; what one thread a row needs; may be null when groups == 1
   index_t groups = 0;
-  offset_t rows = 0;                      ///< upper bound of offsets[groups]
+  offset_t rows = 0; ///< upper bound of offsets[groups]
+
+  KOKKOS_FUNCTION offset_t begin(index_t group) const { return offsets != nullptr ? offsets[group] : 0; }
+  KOKKOS_FUNCTION offset_t end(index_t group) const { return offsets != nullptr ? offsets[group + 1] : rows; }
+  KOKKOS_FUNCTION index_t group_of(offset_t row) const { return group_of_row != nullptr ? group_of_row[row] : 0; }
 };
 
 /// An operand whose row r is `scale[r] * data[index[r] * stride ..]`: gathered and weighted while it is read.
@@ -42,9 +49,7 @@ template <class S> struct WeightRef {
   }
   /// The same matrices with n and k exchanged: what a product with the transpose reads.
   KOKKOS_FUNCTION WeightRef transposed() const { return {data, group_stride, k_stride, n_stride}; }
-  KOKKOS_FUNCTION operator WeightRef<S const>() const
-    requires(!std::is_const_v<S>)
-  {
+  KOKKOS_FUNCTION operator WeightRef<S const>() const requires(!std::is_const_v<S>) {
     return {data, group_stride, n_stride, k_stride};
   }
 };

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#ifndef KOKOMO_DETAIL_HOST_MICROKERNEL_HPP
+#define KOKOMO_DETAIL_HOST_MICROKERNEL_HPP
+
+#include <kokomo/types.hpp>
+
+#include <array>
+#include <utility>
+
+/// Whether this translation unit can hold code for instruction sets beyond its own flags. nvcc's front end cannot.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__CUDACC__)
+#define KOKOMO_HOST_X86 1
+#include <immintrin.h>
+#else
+#define KOKOMO_HOST_X86 0
+#endif
+
+namespace kokomo::inline v0::detail::host {
+
+/// Blocking of the host product. A block of rows of the left operand (block_rows x block_depth) and the accumulators
+/// (block_rows x block_columns) live in the L2 cache, a packed panel of the right operand (block_depth x panel) in L1.
+inline constexpr offset_t block_rows = 240;
+template <class C> inline constexpr offset_t block_depth = 1024 / sizeof(C);
+template <class C> inline constexpr offset_t block_columns = 1024 / sizeof(C);
+template <class C> inline constexpr offset_t max_panel_columns = 128 / sizeof(C);
+inline constexpr int max_tile_rows = 12;
+
+/// c(i, j) (=|+=) sum_k a(i, k) * b(k, j) over the rows of one tile and the columns of one panel.
+/// a has row stride block_depth, c has row stride block_columns, b is packed: panel columns after panel columns.
+/// Every element is one chain of multiply-adds in ascending k, whatever the height of its tile: a row gets the same
+/// bits wherever it stands in its group.
+template <class C> using Tile = void (*)(offset_t depth, C const* a, C const* b, C* c, bool accumulate);
+
+/// The tiles of one instruction set: `tile[r]` does r rows, 1 <= r <= rows, of `columns` columns.
+template <class C> struct Microkernel {
+  char const* name;
+  int rows;
+  int columns;
+  std::array<Tile<C>, max_tile_rows + 1> tile;
+};
+
+enum class InstructionSet { portable, avx2, avx512 };
+
+// One vector type each instruction set. FMA is asked for by name: contraction of a * b + c is the compiler's choice and
+// could differ between tile heights.
+
+template <class C> struct PortableVector {
+  static constexpr int width = 16 / sizeof(C);
+#if defined(__GNUC__)
+  typedef C type __attribute__((vector_size(16)));
+#else
+  struct type {
+    C lane[width] = {};
+    C& operator[](int i) { return lane[i]; }
+    C operator[](int i) const { return lane[i]; }
+    friend type operator+(type x, type y) {
+      for (int i = 0; i < width; ++i) x.lane[i] += y.lane[i];
+      return x;
+    }
+    friend type operator*(type x, type y) {
+      for (int i = 0; i < width; ++i) x.lane[i] *= y.lane[i];
+      return x;
+    }
+  };
+#endif
+  static type zero() {
+    return type{};
+  }
+  static type load(C const* p) {
+    type v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+  }
+  static void store(C* p, type v) {
+    __builtin_memcpy(p, &v, sizeof v);
+  }
+  static type broadcast(C const* p) {
+    type v{};
+    for (int i = 0; i < width; ++i) v[i] = *p;
+    return v;
+  }
+  static type fma(type x, type y, type sum) {
+    return sum + x * y;
+  }
+};
+
+#if KOKOMO_HOST_X86
+#define KOKOMO_AVX2 __attribute__((target("avx2,fma")))
+#define KOKOMO_AVX512 __attribute__((target("avx512f")))
+
+template <class C> struct Avx2Vector;
+template <> struct Avx2Vector<float> {
+  using type = __m256;
+  static constexpr int width = 8;
+  KOKOMO_AVX2 static type zero() { return _mm256_setzero_ps(); }
+  KOKOMO_AVX2 static type load(float const* p) { return _mm256_loadu_ps(p); }
+  KOKOMO_AVX2 static void store(float* p, type v) { _mm256_storeu_ps(p, v); }
+  KOKOMO_AVX2 static type broadcast(float const* p) { return _mm256_broadcast_ss(p); }
+  KOKOMO_AVX2 static type fma(type x, type y, type sum) { return _mm256_fmadd_ps(x, y, sum); }
+};
+template <> struct Avx2Vector<double> {
+  using type = __m256d;
+  static constexpr int width = 4;
+  KOKOMO_AVX2 static type zero() { return _mm256_setzero_pd(); }
+  KOKOMO_AVX2 static type load(double const* p) { return _mm256_loadu_pd(p); }
+  KOKOMO_AVX2 static void store(double* p, type v) { _mm256_storeu_pd(p, v); }
+  KOKOMO_AVX2 static type broadcast(double const* p) { return _mm256_broadcast_sd(p); }
+  KOKOMO_AVX2 static type fma(type x, type y, type sum) { return _mm256_fmadd_pd(x, y, sum); }
+};
+
+template <class C> struct Avx512Vector;
+template <> struct Avx512Vector<float> {
+  using type = __m512;
+  static constexpr int width = 16;
+  KOKOMO_AVX512 static type zero() { return _mm512_setzero_ps(); }
+  KOKOMO_AVX512 static type load(float const* p) { return _mm512_loadu_ps(p); }
+  KOKOMO_AVX512 static void store(float* p, type v) { _mm512_storeu_ps(p, v); }
+  KOKOMO_AVX512 static type broadcast(float const* p) { return _mm512_set1_ps(*p); }
+  KOKOMO_AVX512 static type fma(type x, type y, type sum) { return _mm512_fmadd_ps(x, y, sum); }
+};
+template <> struct Avx512Vector<double> {
+  using type = __m512d;
+  static constexpr int width = 8;
+  KOKOMO_AVX512 static type zero() { return _mm512_setzero_pd(); }
+  KOKOMO_AVX512 static type load(double const* p) { return _mm512_loadu_pd(p); }
+  KOKOMO_AVX512 static void store(double* p, type v) { _mm512_storeu_pd(p, v); }
+  KOKOMO_AVX512 static type broadcast(double const* p) { return _mm512_set1_pd(*p); }
+  KOKOMO_AVX512 static type fma(type x, type y, type sum) { return _mm512_fmadd_pd(x, y, sum); }
+};
+#endif
+
+// A macro, since a target attribute cannot depend on a template parameter and g++ splits wide vectors before it
+// inlines.
+#if defined(__clang__) || !defined(__GNUC__)
+#define KOKOMO_UNROLL
+#else
+#define KOKOMO_UNROLL _Pragma("GCC unroll 16")
+#endif
+#define KOKOMO_DEFINE_TILE(NAME, VECTOR, TARGET)                                                                       \
+  template <class C, int rows> TARGET void NAME(offset_t depth, C const* a, C const* b, C* c, bool accumulate) {       \
+    using V = VECTOR<C>;                                                                                               \
+    typename V::type sum[rows][2];                                                                                     \
+    KOKOMO_UNROLL for (int i = 0; i < rows; ++i) {                                                                     \
+      C const* const line = c + i * block_columns<C>;                                                                  \
+      sum[i][0] = accumulate ? V::load(line) : V::zero();                                                              \
+      sum[i][1] = accumulate ? V::load(line + V::width) : V::zero();                                                   \
+    }                                                                                                                  \
+    for (offset_t k = 0; k < depth; ++k, ++a, b += 2 * V::width) {                                                     \
+      typename V::type const b0 = V::load(b), b1 = V::load(b + V::width);                                              \
+      KOKOMO_UNROLL for (int i = 0; i < rows; ++i) {                                                                   \
+        typename V::type const value = V::broadcast(a + i * block_depth<C>);                                           \
+        sum[i][0] = V::fma(value, b0, sum[i][0]);                                                                      \
+        sum[i][1] = V::fma(value, b1, sum[i][1]);                                                                      \
+      }                                                                                                                \
+    }                                                                                                                  \
+    KOKOMO_UNROLL for (int i = 0; i < rows; ++i) {                                                                     \
+      C* const line = c + i * block_columns<C>;                                                                        \
+      V::store(line, sum[i][0]);                                                                                       \
+      V::store(line + V::width, sum[i][1]);                                                                            \
+    }                                                                                                                  \
+  }
+
+KOKOMO_DEFINE_TILE(portable_tile, PortableVector, )
+#if KOKOMO_HOST_X86
+KOKOMO_DEFINE_TILE(avx2_tile, Avx2Vector, KOKOMO_AVX2)
+KOKOMO_DEFINE_TILE(avx512_tile, Avx512Vector, KOKOMO_AVX512)
+#undef KOKOMO_AVX2
+#undef KOKOMO_AVX512
+#endif
+#undef KOKOMO_DEFINE_TILE
+#undef KOKOMO_UNROLL
+
+/// The microkernel of an instruction set. 16 vector registers hold 6 x 2 accumulators, 32 hold 12 x 2.
+template <class C> Microkernel<C> const& microkernel(InstructionSet set) {
+  static Microkernel<C> const portable = []<int... r>(std::integer_sequence<int, r...>) {
+    return Microkernel<C>{"portable", 6, 2 * PortableVector<C>::width, {nullptr, portable_tile<C, r + 1>...}};
+  }
+  (std::make_integer_sequence<int, 6>{});
+#if KOKOMO_HOST_X86
+  static Microkernel<C> const avx2 = []<int... r>(std::integer_sequence<int, r...>) {
+    return Microkernel<C>{"AVX2+FMA", 6, 2 * Avx2Vector<C>::width, {nullptr, avx2_tile<C, r + 1>...}};
+  }
+  (std::make_integer_sequence<int, 6>{});
+  static Microkernel<C> const avx512 = []<int... r>(std::integer_sequence<int, r...>) {
+    return Microkernel<C>{"AVX-512F", 12, 2 * Avx512Vector<C>::width, {nullptr, avx512_tile<C, r + 1>...}};
+  }
+  (std::make_integer_sequence<int, 12>{});
+  if (set == InstructionSet::avx512) return avx512;
+  if (set == InstructionSet::avx2) return avx2;
+#endif
+  (void)set;
+  return portable;
+}
+
+/// Whether this build and this processor (and its operating system) can run an instruction set.
+inline bool supports(InstructionSet set) {
+#if KOKOMO_HOST_X86
+  if (set == InstructionSet::avx512) return __builtin_cpu_supports("avx512f");
+  if (set == InstructionSet::avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+  return set == InstructionSet::portable;
+}
+
+/// The instruction set that the host products use: the widest that this processor has, found once.
+/// Tests assign to it, while no product runs, to go through every path of a machine.
+inline InstructionSet& instruction_set() {
+  static InstructionSet chosen = supports(InstructionSet::avx512) ? InstructionSet::avx512
+                                 : supports(InstructionSet::avx2) ? InstructionSet::avx2
+                                                                  : InstructionSet::portable;
+  return chosen;
+}
+
+/// The name of the microkernel in use, for reports and benchmarks.
+template <class C> char const* describe_microkernel() {
+  return microkernel<C>(instruction_set()).name;
+}
+
+} // namespace kokomo::inline v0::detail::host
+
+#endif

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#ifndef KOKOMO_DETAIL_HOST_PACK_HPP
+#define KOKOMO_DETAIL_HOST_PACK_HPP
+
+#include <kokomo/detail/host/quad.hpp>
+#include <kokomo/detail/operands.hpp>
+
+#include <algorithm>
+
+namespace kokomo::inline v0::detail::host {
+
+/// A matrix as lines of elements: gathered and scaled line by line, `step` apart within a line.
+/// The lines run either across the summed index (one line a row or column of the result) or along it.
+template <class S, class C> struct Operand {
+  S const* data = nullptr;
+  offset_t stride = 0;
+  offset_t step = 1;
+  index_t const* index = nullptr;
+  C const* scale = nullptr;
+  bool along_depth = false; ///< line number = summed index, rather than row or column of the result
+
+  S const* line(offset_t l) const { return data + (index != nullptr ? offset_t(index[l]) : l) * stride; }
+  C factor(offset_t l) const { return scale != nullptr ? scale[l] : C(1); }
+
+  /// to[i * block_depth + k], what a microkernel's left operand is.
+  void pack_rows(offset_t row, offset_t rows, offset_t k, offset_t depth, C* to) const {
+    if (along_depth)
+      transpose_lines(k, depth, row, rows, to, block_depth<C>);
+    else
+      copy_lines(row, rows, k, depth, to, block_depth<C>);
+  }
+  /// to[k * panel + j], what its right operand is. Columns of the panel that the matrix does not have become zero.
+  void pack_panel(offset_t column, offset_t columns, offset_t k, offset_t depth, C* to, offset_t panel) const {
+    if (columns < panel) std::fill_n(to, depth * panel, C(0));
+    if (along_depth)
+      copy_lines(k, depth, column, columns, to, panel);
+    else
+      transpose_lines(column, columns, k, depth, to, panel);
+  }
+
+private:
+  /// to[l * pitch + x] = element from + x of line first + l
+  void copy_lines(offset_t first, offset_t lines, offset_t from, offset_t length, C* to, offset_t pitch) const {
+    offset_t const whole = step == 1 ? length - length % 4 : 0;
+    for (offset_t l = 0; l < lines; ++l, to += pitch) {
+      S const* const source = line(first + l) + from * step;
+      C const f = factor(first + l);
+      if (scale != nullptr)
+        for (offset_t x = 0; x < whole; x += 4) (Quad<C>::load(source + x) * Quad<C>::broadcast(f)).store(to + x);
+      else
+        for (offset_t x = 0; x < whole; x += 4) Quad<C>::load(source + x).store(to + x);
+      for (offset_t x = whole; x < length; ++x) to[x] = f * static_cast<C>(source[x * step]);
+    }
+  }
+
+  /// to[x * pitch + l] = element from + x of line first + l
+  void transpose_lines(offset_t first, offset_t lines, offset_t from, offset_t length, C* to, offset_t pitch) const {
+    offset_t const whole_lines = step == 1 ? lines - lines % 4 : 0;
+    offset_t const whole = length - length % 4;
+    for (offset_t l = 0; l < whole_lines; l += 4) {
+      S const* const source[4] = {line(first + l) + from, line(first + l + 1) + from, line(first + l + 2) + from,
+                                  line(first + l + 3) + from};
+      C const f[4] = {factor(first + l), factor(first + l + 1), factor(first + l + 2), factor(first + l + 3)};
+      Quad<C> const factors = Quad<C>::load(f);
+      C* const target = to + l;
+      for (offset_t x = 0; x < whole; x += 4) {
+        Quad<C> q[4] = {Quad<C>::load(source[0] + x), Quad<C>::load(source[1] + x), Quad<C>::load(source[2] + x),
+                        Quad<C>::load(source[3] + x)};
+        transpose(q);
+        for (int i = 0; i < 4; ++i) (scale != nullptr ? q[i] * factors : q[i]).store(target + (x + i) * pitch);
+      }
+      for (offset_t x = whole; x < length; ++x)
+        for (int i = 0; i < 4; ++i) target[x * pitch + i] = f[i] * static_cast<C>(source[i][x]);
+    }
+    for (offset_t l = whole_lines; l < lines; ++l) {
+      S const* const source = line(first + l) + from * step;
+      C const f = factor(first + l);
+      for (offset_t x = 0; x < length; ++x) to[x * pitch + l] = f * static_cast<C>(source[x * step]);
+    }
+  }
+};
+
+/// The rows of a source from `first` on, as lines.
+template <class S, class C> Operand<S, C> operand(RowSource<S, C> const& source, offset_t first, bool along_depth) {
+  bool const gathered = source.index != nullptr;
+  return {.data = gathered ? source.data : source.data + first * source.stride,
+          .stride = source.stride,
+          .index = gathered ? source.index + first : nullptr,
+          .scale = source.scale != nullptr ? source.scale + first : nullptr,
+          .along_depth = along_depth};
+}
+
+/// The matrix of one group of weights, with its lines along the dimension that lies contiguous in memory.
+template <class C, class S> Operand<S, C> operand(WeightRef<S const> const& weight, offset_t group) {
+  bool const along_depth = weight.n_stride == 1 && weight.k_stride != 1;
+  return {.data = weight.data + group * weight.group_stride,
+          .stride = along_depth ? weight.k_stride : weight.n_stride,
+          .step = along_depth ? weight.n_stride : weight.k_stride,
+          .along_depth = along_depth};
+}
+
+/// target[i * step] (=|+=) values[i]
+template <class C, class S> void write_line(C const* values, offset_t count, S* target, offset_t step, Write write) {
+  offset_t const whole = step == 1 ? count - count % 4 : 0;
+  if (write == Write::overwrite) {
+    for (offset_t i = 0; i < whole; i += 4) Quad<C>::load(values + i).store(target + i);
+    for (offset_t i = whole; i < count; ++i) target[i * step] = static_cast<S>(values[i]);
+  } else {
+    for (offset_t i = 0; i < whole; i += 4) (Quad<C>::load(target + i) + Quad<C>::load(values + i)).store(target + i);
+    for (offset_t i = whole; i < count; ++i)
+      target[i * step] = static_cast<S>(static_cast<C>(target[i * step]) + values[i]);
+  }
+}
+
+/// values[i] += source[i * step]
+template <class C, class S> void add_line(S const* source, offset_t step, offset_t count, C* values) {
+  offset_t const whole = step == 1 ? count - count % 4 : 0;
+  for (offset_t i = 0; i < whole; i += 4) (Quad<C>::load(values + i) + Quad<C>::load(source + i)).store(values + i);
+  for (offset_t i = whole; i < count; ++i) values[i] += static_cast<C>(source[i * step]);
+}
+
+} // namespace kokomo::inline v0::detail::host
+
+#endif

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#ifndef KOKOMO_DETAIL_HOST_PRODUCT_HPP
+#define KOKOMO_DETAIL_HOST_PRODUCT_HPP
+
+#include <kokomo/detail/host/pack.hpp>
+
+#include <string>
+
+namespace kokomo::inline v0::detail::host {
+
+inline offset_t divide_up(offset_t x, offset_t y) {
+  return (x + y - 1) / y;
+}
+
+struct Range {
+  offset_t first = 0, last = 0;
+  offset_t size() const { return last - first; }
+};
+
+/// What one worker needs: a block of the left operand, one panel of the right one, the accumulators; cache-line
+/// aligned.
+template <class C>
+inline constexpr offset_t scratch_bytes = offset_t(sizeof(C)) *
+                                          (block_rows * (block_depth<C> + block_columns<C>)+block_depth<C> *
+                                           max_panel_columns<C>)+64;
+
+/// store(row, column, count, values) for the result's rows x columns: sum_k left(row, k) * right(column, k).
+/// `values` may be changed in place. Each element is summed in ascending k; where blocks and tiles end does not matter.
+template <class C, class Left, class Right, class Store>
+void block_product(Microkernel<C> const& kernel, Range rows, Range columns, offset_t depth, Left const& left,
+                   Right const& right, Store const& store, std::byte* scratch) {
+  auto const address = reinterpret_cast<std::uintptr_t>(scratch);
+  C* const a = reinterpret_cast<C*>(scratch + (64 - address % 64) % 64);
+  C* const b = a + block_rows * block_depth<C>;
+  C* const c = b + block_depth<C> * max_panel_columns<C>;
+  // blocks and tiles of equal height, rather than full ones and a remainder
+  offset_t const row_blocks = divide_up(rows.size(), block_rows);
+  for (offset_t block = 0; block < row_blocks; ++block) {
+    offset_t const row = rows.first + rows.size() * block / row_blocks;
+    offset_t const height = rows.first + rows.size() * (block + 1) / row_blocks - row;
+    offset_t const tiles = divide_up(height, kernel.rows);
+    for (offset_t column = columns.first; column < columns.last; column += block_columns<C>) {
+      offset_t const width = std::min(block_columns<C>, columns.last - column);
+      if (depth == 0) std::fill_n(c, height * block_columns<C>, C(0));
+      for (offset_t k = 0; k < depth; k += block_depth<C>) {
+        offset_t const steps = std::min(block_depth<C>, depth - k);
+        left.pack_rows(row, height, k, steps, a);
+        for (offset_t panel = 0; panel < width; panel += kernel.columns) {
+          right.pack_panel(column + panel, std::min<offset_t>(kernel.columns, width - panel), k, steps, b,
+                           kernel.columns);
+          for (offset_t tile = 0; tile < tiles; ++tile) {
+            offset_t const top = height * tile / tiles, bottom = height * (tile + 1) / tiles;
+            kernel.tile[std::size_t(bottom - top)](steps, a + top * block_depth<C>, b,
+                                                   c + top * block_columns<C> + panel, k > 0);
+          }
+        }
+      }
+      for (offset_t i = 0; i < height; ++i) store(row + i, column, width, c + i * block_columns<C>);
+    }
+  }
+}
+
+/// Cuts a sequence of tasks into consecutive shares of equal cost, one a worker. Every worker walks the same sequence
+/// and finds its own share, so no task list is built and nothing is shared while they run.
+class Share {
+public:
+  Share(offset_t total, int worker, int workers)
+      : m_first(cut(total, worker, workers)), m_last(cut(total, worker + 1, workers)) {}
+
+  /// Those of the next `count` tasks, each of cost `cost`, that are this worker's: the ones that start in its share.
+  Range next(offset_t count, offset_t cost) {
+    Range const mine{clamp(m_first, count, cost), clamp(m_last, count, cost)};
+    m_at += count * cost;
+    return mine;
+  }
+
+private:
+  static offset_t cut(offset_t total, offset_t worker, offset_t workers) {
+    return total / workers * worker + total % workers * worker / workers;
+  }
+  offset_t clamp(offset_t bound, offset_t count, offset_t cost) const {
+    return bound <= m_at ? 0 : std::min(count, divide_up(bound - m_at, cost));
+  }
+
+  offset_t m_first, m_last, m_at = 0;
+};
+
+/// The result of one group cut into tasks: chunks of rows times panels of columns, panels first.
+struct Tasks {
+  offset_t rows = 0, columns = 0, panel = 1, chunks = 0, panels = 0, cost = 1;
+
+  /// `chunk` is the largest number of rows of a task. A panel is packed once a task, which costs as much as the
+  /// multiply-adds of some 16 rows; beginning and storing a row as much as those of some 16 steps of the sum.
+  Tasks(offset_t rows_, offset_t columns_, offset_t depth, offset_t panel_, offset_t chunk)
+      : rows(rows_), columns(columns_), panel(panel_), chunks(divide_up(rows_, chunk)),
+        panels(divide_up(columns_, panel_)) {
+    if (chunks > 0) cost = (divide_up(rows, chunks) + 16) * (depth + 16);
+  }
+  offset_t count() const { return chunks * panels; }
+
+  /// Calls f(rows, columns) for the rectangles that the tasks `range` make up, as few as possible.
+  template <class F> void for_each_rectangle(Range range, F const& f) const {
+    for (offset_t task = range.first; task < range.last;) {
+      offset_t const chunk = task / panels, from = task % panels;
+      bool const whole = from == 0 && range.last - task >= panels;
+      offset_t const next_chunk = whole ? range.last / panels : chunk + 1;
+      offset_t const next = whole ? next_chunk * panels : std::min(range.last, next_chunk * panels);
+      offset_t const to = whole ? panels : from + next - task;
+      f(Range{rows * chunk / chunks, rows * next_chunk / chunks}, Range{from * panel, std::min(columns, to * panel)});
+      task = next;
+    }
+  }
+};
+
+/// The largest number of rows of a task such that even one group of `rows` gives every worker some 8 tasks.
+inline offset_t chunk_rows(offset_t rows, offset_t columns, offset_t panel, int workers, int tile_rows) {
+  offset_t const chunks = divide_up(8 * offset_t(workers), std::max<offset_t>(1, divide_up(columns, panel)));
+  return std::max<offset_t>(tile_rows, divide_up(rows, chunks));
+}
+
+// The functors below run on host execution spaces only; their call operators are not KOKKOS_FUNCTIONs.
+
+template <class SA, class C, class SB, class SO> struct GroupedProduct {
+  GroupedRows groups;
+  RowSource<SA, C> a;
+  offset_t depth;
+  WeightRef<SB const> b;
+  BiasRef<SB const> bias;
+  offset_t columns;
+  RowTarget<SO> out;
+  Write write;
+  WorkerScratch scratch;
+  Microkernel<C> const* kernel;
+
+  void operator()(int worker) const {
+    offset_t const chunk =
+        chunk_rows(groups.end(groups.groups - 1), columns, kernel->columns, scratch.workers, kernel->rows);
+    offset_t total = 0;
+    for (index_t g = 0; g < groups.groups; ++g) {
+      Tasks const tasks = tasks_of(g, chunk);
+      total += tasks.count() * tasks.cost;
+    }
+    Share share(total, worker, scratch.workers);
+    for (index_t g = 0; g < groups.groups; ++g) {
+      Tasks const tasks = tasks_of(g, chunk);
+      Range const mine = share.next(tasks.count(), tasks.cost);
+      if (mine.size() == 0) continue;
+      auto const left = operand(a, groups.begin(g), false);
+      auto const right = operand<C>(b, g);
+      tasks.for_each_rectangle(mine, [&](Range rows, Range cols) {
+        block_product(*kernel, rows, cols, depth, left, right, StoreRow{*this, g},
+                      scratch.data + worker * scratch.bytes_per_worker);
+      });
+    }
+  }
+
+private:
+  Tasks tasks_of(index_t g, offset_t chunk) const {
+    return {groups.end(g) - groups.begin(g), columns, depth, kernel->columns, chunk};
+  }
+
+  struct StoreRow {
+    GroupedProduct const& product;
+    index_t group;
+
+    void operator()(offset_t row, offset_t column, offset_t count, C* values) const {
+      auto const& [data, group_stride, n_stride] = product.bias;
+      if (data != nullptr) add_line(data + group * group_stride + column * n_stride, n_stride, count, values);
+      SO* const line = product.out.data + (product.groups.begin(group) + row) * product.out.stride;
+      write_line(values, count, line + column, 1, product.write);
+    }
+  };
+};
+
+/// w(g, n, k) with the lines of the result along the dimension in which w is contiguous: `left` gives its rows.
+template <class SL, class SR, class C, class SW> struct GroupedOuterProduct {
+  GroupedRows groups;
+  RowSource<SL, C> left;
+  offset_t rows;
+  RowSource<SR, C> right;
+  offset_t columns;
+  WeightRef<SW> w;
+  Write write;
+  WorkerScratch scratch;
+  Microkernel<C> const* kernel;
+
+  void operator()(int worker) const {
+    offset_t const chunk = chunk_rows(rows, columns, kernel->columns, scratch.workers, kernel->rows);
+    offset_t total = 0;
+    for (index_t g = 0; g < groups.groups; ++g) {
+      Tasks const tasks = tasks_of(g, chunk);
+      total += tasks.count() * tasks.cost;
+    }
+    Share share(total, worker, scratch.workers);
+    for (index_t g = 0; g < groups.groups; ++g) {
+      Tasks const tasks = tasks_of(g, chunk);
+      Range const mine = share.next(tasks.count(), tasks.cost);
+      if (mine.size() == 0) continue;
+      auto const l = operand(left, groups.begin(g), true);
+      auto const r = operand(right, groups.begin(g), true);
+      tasks.for_each_rectangle(mine, [&](Range from, Range to) {
+        block_product(*kernel, from, to, depth_of(g), l, r, StoreRow{*this, g},
+                      scratch.data + worker * scratch.bytes_per_worker);
+      });
+    }
+  }
+
+private:
+  offset_t depth_of(index_t g) const { return groups.end(g) - groups.begin(g); }
+  Tasks tasks_of(index_t g, offset_t chunk) const {
+    bool const untouched = write == Write::add && depth_of(g) == 0;
+    return {untouched ? 0 : rows, columns, depth_of(g), kernel->columns, chunk};
+  }
+
+  struct StoreRow {
+    GroupedOuterProduct const& product;
+    index_t group;
+
+    void operator()(offset_t row, offset_t column, offset_t count, C const* values) const {
+      write_line(values, count, &product.w(group, row, column), product.w.k_stride, product.write);
+    }
+  };
+};
+
+/// One task sums `block` columns of one group.
+template <class SD, class C, class SW> struct GroupedRowSum {
+  static constexpr offset_t block = 64;
+  GroupedRows groups;
+  RowSource<SD, C> d;
+  offset_t columns;
+  BiasRef<SW> bias;
+  Write write;
+  int workers;
+
+  void operator()(int worker) const {
+    offset_t const blocks = divide_up(columns, block);
+    offset_t total = 0;
+    for (index_t g = 0; g < groups.groups; ++g) total += blocks * cost(g);
+    Share share(total, worker, workers);
+    for (index_t g = 0; g < groups.groups; ++g) {
+      Range const mine = share.next(blocks, cost(g));
+      for (offset_t i = mine.first; i < mine.last; ++i) sum_block(g, i * block, std::min(block, columns - i * block));
+    }
+  }
+
+private:
+  offset_t cost(index_t g) const { return groups.end(g) - groups.begin(g) + 1; }
+
+  void sum_block(index_t g, offset_t column, offset_t count) const {
+    offset_t const rows = groups.end(g) - groups.begin(g);
+    if (rows == 0 && write == Write::add) return;
+    C sum[block] = {};
+    C line[block];
+    auto const lines = operand(d, groups.begin(g), false);
+    for (offset_t r = 0; r < rows; ++r) {
+      lines.pack_rows(r, 1, column, count, line);
+      add_line(line, 1, count, sum);
+    }
+    write_line(sum, count, bias.data + g * bias.group_stride + column * bias.n_stride, bias.n_stride, write);
+  }
+};
+
+} // namespace kokomo::inline v0::detail::host
+
+#endif
