@@ -114,6 +114,9 @@ template <class SA, class SB, class SO> struct Problem {
   }
   BiasRef<SB const> bias_ref() const { return {sizes.biased ? bias.data() : nullptr, sizes.columns, 1}; }
 
+  RowTarget<SO> target(std::vector<SO>& rows_of_out) const { return {rows_of_out.data(), sizes.columns + padding}; }
+  BiasRef<SB> bias_target(std::vector<SB>& values) const { return {values.data(), sizes.columns, 1}; }
+
   double a_value(offset_t r, offset_t k) const {
     offset_t const at = sizes.gathered ? offset_t(index[std::size_t(r)]) : r;
     double const value = read(a[std::size_t(at * (sizes.depth + padding) + k)]);
@@ -205,14 +208,12 @@ template <class P> Results<P> on_host(P const& p, int workers) {
   Exec const exec;
   Results<P> results{p.out, p.b, p.bias};
   Scratch<typename P::C> scratch(workers);
-  auto const& [sizes, d] = std::pair{p.sizes, p.gradient()};
-  grouped_product(exec, "kokomo::test::product", p.grouped(), p.source(), sizes.depth, p.weight(p.b.data()),
-                  p.bias_ref(), sizes.columns, RowTarget{results.out.data(), sizes.columns + p.padding}, sizes.write,
-                  scratch.ref());
-  grouped_outer_product(exec, "kokomo::test::outer_product", p.grouped(), d, sizes.columns, p.source(), sizes.depth,
-                        p.weight(results.weight_gradient.data()), sizes.write, scratch.ref());
-  grouped_row_sum(exec, "kokomo::test::row_sum", p.grouped(), d, sizes.columns,
-                  BiasRef{results.bias_gradient.data(), sizes.columns}, sizes.write);
+  grouped_product(exec, "kokomo::test::product", p.grouped(), p.source(), p.sizes.depth, p.weight(p.b.data()),
+                  p.bias_ref(), p.sizes.columns, p.target(results.out), p.sizes.write, scratch.ref());
+  grouped_outer_product(exec, "kokomo::test::outer_product", p.grouped(), p.gradient(), p.sizes.columns, p.source(),
+                        p.sizes.depth, p.weight(results.weight_gradient.data()), p.sizes.write, scratch.ref());
+  grouped_row_sum(exec, "kokomo::test::row_sum", p.grouped(), p.gradient(), p.sizes.columns,
+                  p.bias_target(results.bias_gradient), p.sizes.write);
   exec.fence("kokomo::test");
   return results;
 }
@@ -221,12 +222,11 @@ template <class P> Results<P> on_portable(P const& p) {
   Exec const exec;
   Results<P> results{p.out, p.b, p.bias};
   portable::grouped_product(exec, "kokomo::test::product", p.grouped(), p.source(), p.sizes.depth, p.weight(p.b.data()),
-                            p.bias_ref(), p.sizes.columns, RowTarget{results.out.data(), p.sizes.columns + p.padding},
-                            p.sizes.write);
+                            p.bias_ref(), p.sizes.columns, p.target(results.out), p.sizes.write);
   portable::grouped_outer_product(exec, "kokomo::test::outer_product", p.grouped(), p.gradient(), p.sizes.columns,
                                   p.source(), p.sizes.depth, p.weight(results.weight_gradient.data()), p.sizes.write);
   portable::grouped_row_sum(exec, "kokomo::test::row_sum", p.grouped(), p.gradient(), p.sizes.columns,
-                            BiasRef{results.bias_gradient.data(), p.sizes.columns}, p.sizes.write);
+                            p.bias_target(results.bias_gradient), p.sizes.write);
   exec.fence("kokomo::test");
   return results;
 }
@@ -348,8 +348,7 @@ TEST_CASE("one group without offsets holds all rows") {
   auto out = p.out;
   Scratch<float> scratch(2);
   grouped_product(Exec{}, "kokomo::test::product", GroupedRows{.groups = 1, .rows = p.rows}, p.source(), p.sizes.depth,
-                  p.weight(p.b.data()), p.bias_ref(), p.sizes.columns,
-                  RowTarget{out.data(), p.sizes.columns + p.padding}, p.sizes.write, scratch.ref());
+                  p.weight(p.b.data()), p.bias_ref(), p.sizes.columns, p.target(out), p.sizes.write, scratch.ref());
   Exec{}.fence("kokomo::test");
   REQUIRE(same_bits(out, expected));
 }
