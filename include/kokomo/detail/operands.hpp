@@ -4,6 +4,7 @@
 
 #include <kokomo/types.hpp>
 
+#include <concepts>
 #include <cstddef>
 
 namespace kokomo::inline v0::detail {
@@ -49,7 +50,8 @@ template <class S> struct WeightRef {
   }
   /// The same matrices with n and k exchanged: what a product with the transpose reads.
   KOKKOS_FUNCTION WeightRef transposed() const { return {data, group_stride, k_stride, n_stride}; }
-  KOKKOS_FUNCTION operator WeightRef<S const>() const requires(!std::is_const_v<S>) {
+  /// The same matrices to read only. A template, since nvcc warns of a plain one in WeightRef<S const> itself.
+  template <std::same_as<S const> T> KOKKOS_FUNCTION operator WeightRef<T>() const {
     return {data, group_stride, n_stride, k_stride};
   }
 };

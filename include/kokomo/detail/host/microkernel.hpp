@@ -131,10 +131,10 @@ template <> struct Avx512Vector<double> {
 
 // A macro, since a target attribute cannot depend on a template parameter and g++ splits wide vectors before it
 // inlines.
-#if defined(__clang__) || !defined(__GNUC__)
-#define KOKOMO_UNROLL
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
+#define KOKOMO_UNROLL _Pragma("GCC unroll 16") // others unroll so short a loop by themselves
 #else
-#define KOKOMO_UNROLL _Pragma("GCC unroll 16")
+#define KOKOMO_UNROLL
 #endif
 #define KOKOMO_DEFINE_TILE(NAME, VECTOR, TARGET)                                                                       \
   template <class C, int rows> TARGET void NAME(offset_t depth, C const* a, C const* b, C* c, bool accumulate) {       \
