@@ -18,19 +18,21 @@ debian() {
       "${sudo[@]}" apt-get install -y -qq --no-install-recommends "$@" </dev/null >/dev/null 2>&1; }
 }
 
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+
 # pip ARGUMENT...: the Python's pip, else one in a virtual environment of ours.
 pip() {
   if python3 -m pip --version >/dev/null 2>&1; then
-    python3 -m pip --disable-pip-version-check "$@"
+    python3 -m pip "$@"
   else
     [ -x "$deps/pip/bin/pip" ] || python3 -m venv "$deps/pip" || { debian python3-venv && python3 -m venv "$deps/pip"; }
-    "$deps/pip/bin/python" -m pip --disable-pip-version-check "$@"
+    "$deps/pip/bin/python" -m pip "$@"
   fi
 }
 
-# tool COMMAND PACKAGE: a program from the system, from Debian, or from the Python package of the same name.
+# tool COMMAND DEBIAN_PACKAGE PYTHON_PACKAGE: a program from the system, else from one of the two.
 tool() {
-  have "$1" || debian "$2" || { say "installing $1 under .deps" && pip install -q --target "$deps/tools" "$1"; }
+  have "$1" || debian "$2" || { say "installing $3 under .deps" && pip install -q --target "$deps/tools" "$3"; }
 }
 
 newer() { [ "$(printf '%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; } # 1 <= 2
@@ -53,7 +55,7 @@ setup_tools() {
     export PATH="$deps/tools/bin:$PATH"
     [ -x "$deps/tools/bin/cmake" ] || { say "installing CMake under .deps" && pip install -q --target "$deps/tools" cmake; }
   fi
-  tool ninja ninja-build
+  tool ninja ninja-build ninja
   if have ccache; then
     export CMAKE_CXX_COMPILER_LAUNCHER=ccache CMAKE_CUDA_COMPILER_LAUNCHER=ccache
   fi
@@ -127,6 +129,13 @@ setup_kokkos() {
 setup_kokkos_checked() {
   setup_tools
   build_kokkos checked -DCMAKE_BUILD_TYPE=RelWithDebInfo -DKokkos_ENABLE_DEBUG_BOUNDS_CHECK=ON
+}
+
+# A Kokkos for clang, which on many machines has no OpenMP.
+setup_kokkos_fuzz() {
+  setup_tools
+  have clang++ || debian clang || { say "no clang++, whose libFuzzer this needs"; return 1; }
+  build_kokkos clang-serial -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER=clang++ -DKokkos_ENABLE_OPENMP=OFF
 }
 
 # A static Kokkos for nvcc and sm_90, whose programs are compiled as CMake's language CUDA.
