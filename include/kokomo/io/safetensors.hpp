@@ -8,7 +8,6 @@
 #include <kokomo/io/safetensors_writer.hpp>
 #include <kokomo/io/tensor.hpp>
 
-#include <algorithm>
 #include <cstddef>
 #include <filesystem>
 #include <map>
