@@ -5,7 +5,9 @@
 #include <kokomo/detail/host/product.hpp>
 #include <kokomo/detail/operands.hpp>
 
+#include <cassert>
 #include <string>
+#include <type_traits>
 
 /// Grouped products: the one place where the arithmetic of experts and routers happens.
 ///
@@ -22,7 +24,7 @@ inline constexpr bool runs_on_host_v = std::is_same_v<typename Exec::memory_spac
 
 /// Bytes of scratch that each worker of a product needs, whatever the sizes. 0 for a device.
 template <class C, class Exec> constexpr offset_t product_scratch_bytes() {
-  return runs_on_host_v<Exec> ? host::scratch_bytes<C> : 0;
+  return runs_on_host_v<Exec> ? host::Blocks<C>::bytes : 0;
 }
 
 /// Workers that a product is shared among: the threads of a host execution space. 0 for a device.
@@ -129,6 +131,7 @@ namespace host {
 /// One iteration a worker. Which thread runs which worker's share changes nothing.
 template <class Exec, class Functor>
 void launch(Exec const& exec, std::string const& label, int workers, Functor const& functor) {
+  assert(workers > 0);
   Kokkos::parallel_for(
       label, Kokkos::RangePolicy<Exec, Kokkos::Schedule<Kokkos::Static>, Kokkos::IndexType<int>>(exec, 0, workers),
       functor);

@@ -5,6 +5,7 @@
 #include <kokomo/types.hpp>
 
 #include <array>
+#include <cstdint>
 #include <utility>
 
 /// Whether this translation unit can hold code for instruction sets beyond its own flags. nvcc's front end cannot.
@@ -25,11 +26,19 @@ template <class C> inline constexpr offset_t block_columns = 1024 / sizeof(C);
 template <class C> inline constexpr offset_t max_panel_columns = 128 / sizeof(C);
 inline constexpr int max_tile_rows = 12;
 
+/// Cache lines to bring into the L2 cache, one after the other: at base + *offset, base + *(offset + step), ...
+/// Addresses as numbers, for they may lie past the end of an array. With step 0 it is one line again and again.
+struct Prefetch {
+  std::uintptr_t base;
+  offset_t const* offset;
+  offset_t step;
+};
+
 /// c(i, j) (=|+=) sum_k a(i, k) * b(k, j) over the rows of one tile and the columns of one panel.
 /// a has row stride block_depth, c has row stride block_columns, b is packed: panel columns after panel columns.
 /// Every element is one chain of multiply-adds in ascending k, whatever the height of its tile: a row gets the same
-/// bits wherever it stands in its group.
-template <class C> using Tile = void (*)(offset_t depth, C const* a, C const* b, C* c, bool accumulate);
+/// bits wherever it stands in its group. Each k also prefetches one cache line of what is packed next.
+template <class C> using Tile = void (*)(offset_t depth, C const* a, C const* b, C* c, bool accumulate, Prefetch ahead);
 
 /// The tiles of one instruction set: `tile[r]` does r rows, 1 <= r <= rows, of `columns` columns.
 template <class C> struct Microkernel {
@@ -137,7 +146,8 @@ template <> struct Avx512Vector<double> {
 #define KOKOMO_UNROLL
 #endif
 #define KOKOMO_DEFINE_TILE(NAME, VECTOR, TARGET)                                                                       \
-  template <class C, int rows> TARGET void NAME(offset_t depth, C const* a, C const* b, C* c, bool accumulate) {       \
+  template <class C, int rows>                                                                                         \
+  TARGET void NAME(offset_t depth, C const* a, C const* b, C* c, bool accumulate, Prefetch ahead) {                    \
     using V = VECTOR<C>;                                                                                               \
     typename V::type sum[rows][2];                                                                                     \
     KOKOMO_UNROLL for (int i = 0; i < rows; ++i) {                                                                     \
@@ -145,7 +155,8 @@ template <> struct Avx512Vector<double> {
       sum[i][0] = accumulate ? V::load(line) : V::zero();                                                              \
       sum[i][1] = accumulate ? V::load(line + V::width) : V::zero();                                                   \
     }                                                                                                                  \
-    for (offset_t k = 0; k < depth; ++k, ++a, b += 2 * V::width) {                                                     \
+    for (offset_t k = 0; k < depth; ++k, ++a, b += 2 * V::width, ahead.offset += ahead.step) {                         \
+      __builtin_prefetch(reinterpret_cast<void const*>(ahead.base + std::uintptr_t(*ahead.offset)), 0, 2);             \
       typename V::type const b0 = V::load(b), b1 = V::load(b + V::width);                                              \
       KOKOMO_UNROLL for (int i = 0; i < rows; ++i) {                                                                   \
         typename V::type const value = V::broadcast(a + i * block_depth<C>);                                           \

@@ -6,6 +6,7 @@
 #include <kokomo/detail/operands.hpp>
 
 #include <algorithm>
+#include <cstdint>
 
 namespace kokomo::inline v0::detail::host {
 
@@ -38,6 +39,23 @@ template <class S, class C> struct Operand {
       transpose_lines(column, columns, k, depth, to, panel);
   }
 
+  /// Where the panel at (column, k) begins, and where its cache lines lie from there: at most `limit` offsets. None for
+  /// a gathered operand, whose panels differ.
+  std::uintptr_t panel_address(offset_t column, offset_t k) const {
+    return reinterpret_cast<std::uintptr_t>(data) +
+           std::uintptr_t((along_depth ? k * stride + column * step : column * stride + k * step) *
+                          offset_t(sizeof(S)));
+  }
+  offset_t list_panel_lines(offset_t columns, offset_t depth, offset_t* offsets, offset_t limit) const {
+    if (index != nullptr) return 0;
+    offset_t const lines = along_depth ? depth : columns, length = along_depth ? columns : depth;
+    offset_t listed = 0;
+    for (offset_t l = 0; l < lines; ++l)
+      for (offset_t byte = 0; byte < length * step * offset_t(sizeof(S)) && listed < limit; byte += 64)
+        offsets[listed++] = l * stride * offset_t(sizeof(S)) + byte;
+    return listed;
+  }
+
 private:
   /// to[l * pitch + x] = element from + x of line first + l
   void copy_lines(offset_t first, offset_t lines, offset_t from, offset_t length, C* to, offset_t pitch) const {
@@ -61,16 +79,22 @@ private:
       S const* const source[4] = {line(first + l) + from, line(first + l + 1) + from, line(first + l + 2) + from,
                                   line(first + l + 3) + from};
       C const f[4] = {factor(first + l), factor(first + l + 1), factor(first + l + 2), factor(first + l + 3)};
-      Quad<C> const factors = Quad<C>::load(f);
-      C* const target = to + l;
-      for (offset_t x = 0; x < whole; x += 4) {
-        Quad<C> q[4] = {Quad<C>::load(source[0] + x), Quad<C>::load(source[1] + x), Quad<C>::load(source[2] + x),
-                        Quad<C>::load(source[3] + x)};
-        transpose(q);
-        for (int i = 0; i < 4; ++i) (scale != nullptr ? q[i] * factors : q[i]).store(target + (x + i) * pitch);
+      C* target = to + l;
+      for (offset_t x = 0; x < whole; x += 4, target += 4 * pitch) {
+        auto a = Quad<C>::load(source[0] + x), b = Quad<C>::load(source[1] + x);
+        auto c = Quad<C>::load(source[2] + x), d = Quad<C>::load(source[3] + x);
+        if (scale != nullptr) {
+          a = a * Quad<C>::broadcast(f[0]), b = b * Quad<C>::broadcast(f[1]);
+          c = c * Quad<C>::broadcast(f[2]), d = d * Quad<C>::broadcast(f[3]);
+        }
+        transpose(a, b, c, d);
+        a.store(target);
+        b.store(target + pitch);
+        c.store(target + 2 * pitch);
+        d.store(target + 3 * pitch);
       }
-      for (offset_t x = whole; x < length; ++x)
-        for (int i = 0; i < 4; ++i) target[x * pitch + i] = f[i] * static_cast<C>(source[i][x]);
+      for (offset_t x = whole; x < length; ++x, target += pitch)
+        for (int i = 0; i < 4; ++i) target[i] = f[i] * static_cast<C>(source[i][x]);
     }
     for (offset_t l = whole_lines; l < lines; ++l) {
       S const* const source = line(first + l) + from * step;

@@ -4,7 +4,7 @@
 
 #include <kokomo/detail/host/pack.hpp>
 
-#include <string>
+#include <iterator>
 
 namespace kokomo::inline v0::detail::host {
 
@@ -17,45 +17,62 @@ struct Range {
   offset_t size() const { return last - first; }
 };
 
-/// What one worker needs: a block of the left operand, one panel of the right one, the accumulators; cache-line
-/// aligned.
-template <class C>
-inline constexpr offset_t scratch_bytes = offset_t(sizeof(C)) *
-                                          (block_rows * (block_depth<C> + block_columns<C>)+block_depth<C> *
-                                           max_panel_columns<C>)+64;
+/// The memory of one worker, on cache lines: a block of the left operand, a panel of the right one, the accumulators.
+template <class C> struct Blocks {
+  static constexpr offset_t left_size = block_rows * block_depth<C>;
+  static constexpr offset_t panel_size = block_depth<C> * max_panel_columns<C>;
+  static constexpr offset_t sums_size = block_rows * block_columns<C>;
+  static constexpr offset_t bytes = offset_t(sizeof(C)) * (left_size + panel_size + sums_size) + 64;
+
+  C *left, *panel, *sums;
+
+  explicit Blocks(std::byte* memory)
+      : left(reinterpret_cast<C*>(memory + (64 - reinterpret_cast<std::uintptr_t>(memory) % 64) % 64)),
+        panel(left + left_size), sums(panel + panel_size) {}
+};
 
 /// store(row, column, count, values) for the result's rows x columns: sum_k left(row, k) * right(column, k).
 /// `values` may be changed in place. Each element is summed in ascending k; where blocks and tiles end does not matter.
 template <class C, class Left, class Right, class Store>
 void block_product(Microkernel<C> const& kernel, Range rows, Range columns, offset_t depth, Left const& left,
-                   Right const& right, Store const& store, std::byte* scratch) {
-  auto const address = reinterpret_cast<std::uintptr_t>(scratch);
-  C* const a = reinterpret_cast<C*>(scratch + (64 - address % 64) % 64);
-  C* const b = a + block_rows * block_depth<C>;
-  C* const c = b + block_depth<C> * max_panel_columns<C>;
-  // blocks and tiles of equal height, rather than full ones and a remainder
+                   Right const& right, Store const& store, Blocks<C> memory) {
+  // While a panel is multiplied, the next one is prefetched: a share of its cache lines by each tile.
+  offset_t line_offsets[Blocks<C>::panel_size * sizeof(C) / 64 + 1] = {};
+  offset_t const lines = right.list_panel_lines(kernel.columns, std::min(depth, block_depth<C>), line_offsets,
+                                                offset_t(std::size(line_offsets)) - 1);
+  // Blocks and tiles of rows have equal heights, rather than full ones and a remainder.
   offset_t const row_blocks = divide_up(rows.size(), block_rows);
-  for (offset_t block = 0; block < row_blocks; ++block) {
-    offset_t const row = rows.first + rows.size() * block / row_blocks;
-    offset_t const height = rows.first + rows.size() * (block + 1) / row_blocks - row;
+  for (offset_t row_block = 0; row_block < row_blocks; ++row_block) {
+    offset_t const row = rows.first + rows.size() * row_block / row_blocks;
+    offset_t const height = rows.first + rows.size() * (row_block + 1) / row_blocks - row;
     offset_t const tiles = divide_up(height, kernel.rows);
-    for (offset_t column = columns.first; column < columns.last; column += block_columns<C>) {
-      offset_t const width = std::min(block_columns<C>, columns.last - column);
-      if (depth == 0) std::fill_n(c, height * block_columns<C>, C(0));
+    for (Range block{columns.first, 0}; block.first < columns.last; block.first = block.last) {
+      block.last = std::min(block.first + block_columns<C>, columns.last);
+      if (depth == 0) std::fill_n(memory.sums, height * block_columns<C>, C(0));
       for (offset_t k = 0; k < depth; k += block_depth<C>) {
         offset_t const steps = std::min(block_depth<C>, depth - k);
-        left.pack_rows(row, height, k, steps, a);
-        for (offset_t panel = 0; panel < width; panel += kernel.columns) {
-          right.pack_panel(column + panel, std::min<offset_t>(kernel.columns, width - panel), k, steps, b,
+        left.pack_rows(row, height, k, steps, memory.left);
+        for (offset_t column = block.first; column < block.last; column += kernel.columns) {
+          right.pack_panel(column, std::min<offset_t>(kernel.columns, block.last - column), k, steps, memory.panel,
                            kernel.columns);
+          bool const more_columns = column + kernel.columns < block.last, more_depth = k + steps < depth;
+          offset_t const next_column = more_columns                ? column + kernel.columns
+                                       : more_depth                ? block.first
+                                       : block.last < columns.last ? block.last
+                                                                   : columns.first;
+          offset_t const next_k = more_columns ? k : more_depth ? k + steps : 0;
+          std::uintptr_t const next = right.panel_address(next_column, next_k);
           for (offset_t tile = 0; tile < tiles; ++tile) {
             offset_t const top = height * tile / tiles, bottom = height * (tile + 1) / tiles;
-            kernel.tile[std::size_t(bottom - top)](steps, a + top * block_depth<C>, b,
-                                                   c + top * block_columns<C> + panel, k > 0);
+            bool const ahead = (tile + 1) * steps <= lines;
+            kernel.tile[std::size_t(bottom - top)](steps, memory.left + top * block_depth<C>, memory.panel,
+                                                   memory.sums + top * block_columns<C> + (column - block.first), k > 0,
+                                                   {next, line_offsets + (ahead ? tile * steps : 0), ahead});
           }
         }
       }
-      for (offset_t i = 0; i < height; ++i) store(row + i, column, width, c + i * block_columns<C>);
+      for (offset_t i = 0; i < height; ++i)
+        store(row + i, block.first, block.size(), memory.sums + i * block_columns<C>);
     }
   }
 }
@@ -149,7 +166,7 @@ template <class SA, class C, class SB, class SO> struct GroupedProduct {
       auto const right = operand<C>(b, g);
       tasks.for_each_rectangle(mine, [&](Range rows, Range cols) {
         block_product(*kernel, rows, cols, depth, left, right, StoreRow{*this, g},
-                      scratch.data + worker * scratch.bytes_per_worker);
+                      Blocks<C>(scratch.data + worker * scratch.bytes_per_worker));
       });
     }
   }
@@ -200,7 +217,7 @@ template <class SL, class SR, class C, class SW> struct GroupedOuterProduct {
       auto const r = operand(right, groups.begin(g), true);
       tasks.for_each_rectangle(mine, [&](Range from, Range to) {
         block_product(*kernel, from, to, depth_of(g), l, r, StoreRow{*this, g},
-                      scratch.data + worker * scratch.bytes_per_worker);
+                      Blocks<C>(scratch.data + worker * scratch.bytes_per_worker));
       });
     }
   }

@@ -26,9 +26,14 @@ template <class C> struct Quad {
     for (int i = 0; i < 4; ++i) x.lane[i] *= y.lane[i];
     return x;
   }
-  friend void transpose(Quad (&q)[4]) {
-    for (int i = 0; i < 4; ++i)
-      for (int j = 0; j < i; ++j) std::swap(q[i].lane[j], q[j].lane[i]);
+  /// Lane j of the i-th becomes lane i of the j-th.
+  friend void transpose(Quad& a, Quad& b, Quad& c, Quad& d) {
+    std::swap(a.lane[1], b.lane[0]);
+    std::swap(a.lane[2], c.lane[0]);
+    std::swap(a.lane[3], d.lane[0]);
+    std::swap(b.lane[2], c.lane[1]);
+    std::swap(b.lane[3], d.lane[1]);
+    std::swap(c.lane[3], d.lane[2]);
   }
 };
 
@@ -80,7 +85,7 @@ template <> struct Quad<float> {
 
   friend Quad operator+(Quad x, Quad y) { return {_mm_add_ps(x.lanes, y.lanes)}; }
   friend Quad operator*(Quad x, Quad y) { return {_mm_mul_ps(x.lanes, y.lanes)}; }
-  friend void transpose(Quad (&q)[4]) { _MM_TRANSPOSE4_PS(q[0].lanes, q[1].lanes, q[2].lanes, q[3].lanes); }
+  friend void transpose(Quad& a, Quad& b, Quad& c, Quad& d) { _MM_TRANSPOSE4_PS(a.lanes, b.lanes, c.lanes, d.lanes); }
 
 private:
   static __m128i load_bits(void const* p) { return _mm_loadl_epi64(static_cast<__m128i const*>(p)); }
