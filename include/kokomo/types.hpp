@@ -48,6 +48,7 @@ struct Shape {
   offset_t tokens = 0;  ///< >= 0
   offset_t hidden = 0;  ///< >= 1, width of the layer's input and output
   offset_t experts = 0; ///< >= 1, routed experts with weights (zero-computation experts come on top)
+  offset_t router_hidden = 0; ///< width of the router's input where it reads another tensor; 0: hidden
 };
 
 /// Training and inference differ as an argument of a call, never as a global.

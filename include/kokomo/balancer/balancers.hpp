@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#ifndef KOKOMO_BALANCER_BALANCERS_HPP
+#define KOKOMO_BALANCER_BALANCERS_HPP
+
+#include <kokomo/concepts.hpp>
+
+#include <tuple>
+#include <utility>
+
+namespace kokomo::inline v0 {
+
+namespace detail {
+template <class Policy>
+concept HasBias = requires(Policy const& p) {
+  { &Policy::template bias<float, Kokkos::DefaultExecutionSpace> };
+};
+} // namespace detail
+
+/// Several balancers at once: their losses and gradients add up, each keeps its own state. At most one may bias selection.
+///
+///     kokomo::Balancers<kokomo::SelectionBias, kokomo::ZLoss>{{{.rate = 1e-3f}, {.coefficient = 1e-4f}}}
+template <class... Parts> struct Balancers {
+  static_assert((int(detail::HasBias<Parts>) + ... + 0) <= 1,
+                "kokomo::Balancers: at most one of the balancers may have a selection bias");
+
+  std::tuple<Parts...> parts{};
+
+  template <class T, class Exec> struct State {
+    std::tuple<state_t<Parts, T, Exec>...> parts;
+
+    State() = default;
+    State(Allocator<Exec> const& allocate, Balancers const& policy, Sizes const& sizes)
+        : parts(std::apply(
+              [&](auto const&... p) {
+                return std::tuple<state_t<Parts, T, Exec>...>(
+                    detail::make<state_t<Parts, T, Exec>>(allocate, p, sizes)...);
+              },
+              policy.parts)) {}
+    template <class F> void for_each(F&& f, std::string const& prefix) const {
+      std::apply([&](auto const&... s) { (s.for_each(f, prefix), ...); }, parts);
+    }
+  };
+  template <class T, class Exec> struct Saved {
+    std::tuple<saved_t<Parts, T, Exec>...> parts;
+
+    // a braced list is evaluated from left to right, which a function call's arguments are not
+    Saved(detail::Arena& arena, Balancers const& policy, Sizes const& sizes)
+        : parts(std::apply(
+              [&](auto const&... p) {
+                return std::tuple<saved_t<Parts, T, Exec>...>{detail::make<saved_t<Parts, T, Exec>>(arena, p, sizes)...};
+              },
+              policy.parts)) {}
+  };
+
+  void check(Sizes const& sizes) const {
+    std::apply([&](auto const&... p) { (detail::check_settings(p, sizes), ...); }, parts);
+  }
+
+  template <class T, class Exec> Vector<compute_t<T> const, Exec> bias(State<T, Exec> const& state) const {
+    Vector<compute_t<T> const, Exec> found;
+    for_each_part([&]<std::size_t I>(auto const& p) {
+      if constexpr (detail::HasBias<std::remove_cvref_t<decltype(p)>>)
+        found = p.template bias<T, Exec>(std::get<I>(state.parts));
+    });
+    return found;
+  }
+  template <class T, class Exec>
+  void observe(Exec const& exec, Routing<T, Exec> const& routing, Assignment<T, Exec> const& a,
+               State<T, Exec> const& state, Saved<T, Exec> const& saved,
+               Vector<compute_t<T>, Exec> const& loss) const {
+    for_each_part([&]<std::size_t I>(auto const& p) {
+      auto const& s = std::get<I>(state.parts);
+      auto const& kept = std::get<I>(saved.parts);
+      if constexpr (requires { p.observe(exec, routing, a, s, kept, loss); })
+        p.observe(exec, routing, a, s, kept, loss);
+    });
+  }
+  template <class T, class Exec>
+  void backward(Exec const& exec, Routing<T, Exec> const& routing, Assignment<T, Exec> const& a,
+                Saved<T, Exec> const& saved, Matrix<compute_t<T>, Exec> const& d_logits) const {
+    for_each_part([&]<std::size_t I>(auto const& p) {
+      auto const& kept = std::get<I>(saved.parts);
+      if constexpr (requires { p.backward(exec, routing, a, kept, d_logits); })
+        p.backward(exec, routing, a, kept, d_logits);
+    });
+  }
+  template <class T, class Exec> void step(Exec const& exec, State<T, Exec> const& state) const {
+    for_each_part([&]<std::size_t I>(auto const& p) {
+      auto const& s = std::get<I>(state.parts);
+      if constexpr (requires { p.template step<T>(exec, s); }) p.template step<T>(exec, s);
+    });
+  }
+
+private:
+  template <class F> void for_each_part(F const& f) const {
+    [&]<std::size_t... I>(std::index_sequence<I...>) {
+      (f.template operator()<I>(std::get<I>(parts)), ...);
+    }(std::index_sequence_for<Parts...>{});
+  }
+};
+
+} // namespace kokomo::inline v0
+
+#endif

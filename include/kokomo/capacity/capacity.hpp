@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#ifndef KOKOMO_CAPACITY_CAPACITY_HPP
+#define KOKOMO_CAPACITY_CAPACITY_HPP
+
+#include <kokomo/assignment.hpp>
+#include <kokomo/concepts.hpp>
+#include <kokomo/detail/launch.hpp>
+#include <kokomo/detail/ranking.hpp>
+#include <kokomo/error.hpp>
+#include <kokomo/score.hpp>
+#include <kokomo/slots.hpp>
+
+#include <cmath>
+
+namespace kokomo::inline v0 {
+
+/// Who is served first where an expert has more entries than places.
+enum class CapacityOrder {
+  position,       ///< all first choices in token order, then all second choices, ... (Switch, GShard, NLLB)
+  token_priority, ///< the same, but tokens in order of falling best score (V-MoE's batch-prioritised routing)
+  score           ///< the entries with the largest scores, whatever choice they were (Megatron's drop_policy probs)
+};
+
+namespace detail {
+
+/// Sorts order[0, n) by `before` (heap sort: in place, no recursion, the same on host and device).
+template <class Before> KOKKOS_FUNCTION void heap_sort(index_t* order, offset_t n, Before const& before) {
+  auto const swap = [order](offset_t i, offset_t j) {
+    index_t const held = order[i];
+    order[i] = order[j];
+    order[j] = held;
+  };
+  auto const sift = [&](offset_t root, offset_t end) {
+    for (offset_t child = 2 * root + 1; child < end; child = 2 * root + 1) {
+      if (child + 1 < end && before(order[child], order[child + 1])) ++child;
+      if (!before(order[root], order[child])) return;
+      swap(root, child);
+      root = child;
+    }
+  };
+  for (offset_t i = n / 2; i-- > 0;) sift(i, n);
+  for (offset_t end = n; end-- > 1;) {
+    swap(0, end);
+    sift(0, end);
+  }
+}
+
+/// Scores the entries and notes which choice of its token each one is.
+template <class Score, class T, class Exec> struct ScoreEntries {
+  using C = compute_t<T>;
+  Routing<T, Exec> routing;
+  Assignment<T, Exec> a;
+  Vector<C, Exec> score;     // [entries] of the entry, or of its token's first choice
+  Vector<index_t, Exec> choice; // [entries]
+  bool of_token;
+
+  KOKKOS_FUNCTION void operator()(offset_t token) const {
+    C const* const z = routing.row(token);
+    auto const row = Score::row(z, routing.sizes.experts);
+    offset_t const begin = a.token_offsets[token];
+    for (offset_t i = begin; i < a.token_offsets[token + 1]; ++i) {
+      index_t const e = a.expert[of_token ? begin : i];
+      score[i] = e == none ? C(0) : rankable(Score::value(row, z[e]));
+      choice[i] = static_cast<index_t>(i - begin);
+    }
+  }
+};
+
+/// One expert serves its queue, sequence by sequence, and drops the rest.
+template <class C, class T, class Exec> struct ServeQueue {
+  Assignment<T, Exec> a;
+  Vector<C, Exec> score;
+  Vector<index_t, Exec> choice;
+  Vector<index_t, Exec> queue; // [entries] scratch for the rows of each expert
+  CapacityOrder order;
+  offset_t places, sequence;
+
+  KOKKOS_FUNCTION void operator()(offset_t e) const {
+    for (offset_t row = a.expert_offsets[e]; row < a.expert_offsets[e + 1];) {
+      offset_t end = row;
+      offset_t const within = a.token_of_row[row] / sequence;
+      while (end < a.expert_offsets[e + 1] && a.token_of_row[end] / sequence == within) ++end;
+      serve(row, end - row);
+      row = end;
+    }
+  }
+
+  KOKKOS_FUNCTION void serve(offset_t first, offset_t n) const {
+    if (n <= places) return;
+    index_t* const entries = &queue[first];
+    for (offset_t i = 0; i < n; ++i) entries[i] = a.entry_of_row[first + i];
+    heap_sort(entries, n, *this);
+    for (offset_t i = places; i < n; ++i) a.row[entries[i]] = none;
+  }
+
+  /// Whether entry i is served before entry j. Entries are in token order, which settles every tie.
+  KOKKOS_FUNCTION bool operator()(index_t i, index_t j) const {
+    if (order != CapacityOrder::score && choice[i] != choice[j]) return choice[i] < choice[j];
+    if (order != CapacityOrder::position && score[i] != score[j]) return score[i] > score[j];
+    return i < j;
+  }
+};
+
+} // namespace detail
+
+/// Every expert takes at most C entries; what is over is dropped: chosen, counted, not executed.
+///
+///     C = max(minimum, places > 0 ? places : fraction > 0 ? ceil(fraction * n) : ceil(factor * n * k / E))
+///
+/// with n the tokens of a sequence (of the batch where `tokens_per_sequence` is 0), k the most entries a token has and E
+/// the experts. Each sequence has its own places. Scores are those of the gate's score function. A dropped entry keeps
+/// its expert in the Assignment, its row is `none`; whether it keeps its share of the weights is the gate's `drops`.
+/// Source: Switch, GShard, V-MoE, Megatron (docs/policies/capacity/capacity.md).
+/// \throws kokomo::Error 108 for negative settings, or where none of places, fraction and factor is positive
+struct Capacity {
+  using slot = slots::capacity;
+
+  CapacityOrder order = CapacityOrder::position;
+  float factor = 0;                 ///< >= 0, of the balanced load
+  float fraction = 0;               ///< >= 0, of the tokens
+  offset_t places = 0;              ///< >= 0, a fixed number
+  offset_t minimum = 0;             ///< >= 0
+  offset_t tokens_per_sequence = 0; ///< >= 0; 0: the whole batch is one queue
+
+  template <class T, class Exec> struct Scratch {
+    Vector<compute_t<T>, Exec> score;
+    Vector<index_t, Exec> choice;
+    Vector<index_t, Exec> queue;
+
+    Scratch(detail::Arena& arena, Capacity const&, Sizes const& sizes)
+        : score(arena.vector<compute_t<T>, Exec>(sizes.entries)), choice(arena.vector<index_t, Exec>(sizes.entries)),
+          queue(arena.vector<index_t, Exec>(sizes.entries)) {}
+  };
+
+  void check(Sizes const&) const {
+    detail::require(factor >= 0 && fraction >= 0 && places >= 0 && minimum >= 0 && tokens_per_sequence >= 0, 108,
+                    "Capacity settings must not be negative: factor = ", factor, ", fraction = ", fraction,
+                    ", places = ", places, ", minimum = ", minimum, ", tokens_per_sequence = ", tokens_per_sequence);
+    detail::require(factor > 0 || fraction > 0 || places > 0, 108,
+                    "Capacity has no size: set one of places, fraction and factor to a positive value");
+  }
+
+  /// Entries an expert takes of each sequence.
+  offset_t limit(Sizes const& sizes) const {
+    double const n = double(tokens_per_sequence > 0 ? tokens_per_sequence : sizes.tokens);
+    offset_t limit = places;
+    if (places == 0)
+      limit = fraction > 0 ? offset_t(std::ceil(double(fraction) * n))
+                           : offset_t(std::ceil(double(factor) * n * double(sizes.per_token) / sizes.experts));
+    return limit > minimum ? limit : minimum;
+  }
+
+  /// Marks what is over as not executed. `a` is grouped, its weights not yet written.
+  template <class GateScore, class T, class Exec>
+  void apply(Exec const& exec, Routing<T, Exec> const& routing, Assignment<T, Exec> const& a,
+             Scratch<T, Exec> const& scratch) const {
+    using C = compute_t<T>;
+    detail::for_each(exec, "kokomo::Capacity::score", a.tokens,
+                     detail::ScoreEntries<GateScore, T, Exec>{routing, a, scratch.score, scratch.choice,
+                                                              order == CapacityOrder::token_priority});
+    offset_t const sequence = tokens_per_sequence > 0 ? tokens_per_sequence : Kokkos::max(a.tokens, offset_t(1));
+    detail::for_each(exec, "kokomo::Capacity::serve", a.experts,
+                     detail::ServeQueue<C, T, Exec>{a, scratch.score, scratch.choice, scratch.queue, order,
+                                                    limit(routing.sizes), sequence});
+  }
+};
+
+} // namespace kokomo::inline v0
+
+#endif

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#ifndef KOKOMO_DETAIL_LAYER_BACKWARD_HPP
+#define KOKOMO_DETAIL_LAYER_BACKWARD_HPP
+
+// Included by kokomo/layer.hpp.
+
+namespace kokomo::inline v0 {
+
+KOKOMO_LAYER_TEMPLATE
+void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, State const& state, Inputs const& inputs,
+                            MatrixArgument<T const, Exec> const& dy_argument, InputGradients const& d_inputs,
+                            Parameters const& grads, Workspace<Exec> const& workspace, Tape<Exec> const& tape,
+                            Write write) const {
+  using detail::require;
+  Sizes const sizes = sizes_of(inputs.x.extent(0));
+  detail::Arena counted;
+  (void)BackwardScratch(counted, *this, sizes, workspace.workers());
+  check_call(parameters, state, inputs, sizes, workspace, counted.used());
+  require(tape.tokens() == sizes.tokens, 207, "the tape holds ", tape.tokens(), " tokens, expected those of x: ",
+          sizes.tokens);
+  Saved const saved = this->saved(tape);
+  detail::check_extents("gradients", grads, m_parameter_extents);
+  auto const x = inputs.x.checked("x", {sizes.tokens, sizes.hidden});
+  auto const dy = dy_argument.checked("dy", {sizes.tokens, sizes.hidden});
+  auto const dx_out = d_inputs.x.checked("dx", {sizes.tokens, sizes.hidden});
+  bool const own_router_input = inputs.router_input.given();
+  require(own_router_input == d_inputs.router_input.given(), 203, "d_inputs.router_input is ",
+          own_router_input ? "missing, though inputs.router_input was given" : "given, though inputs.router_input is not");
+  if (own_router_input)
+    (void)d_inputs.router_input.checked("d_inputs.router_input", {sizes.tokens, sizes.router_width});
+  require(!d_inputs.x.overlaps(inputs.x) && !d_inputs.x.overlaps(dy_argument) &&
+              !d_inputs.router_input.overlaps(inputs.router_input) && !d_inputs.router_input.overlaps(d_inputs.x),
+          204, "dx overlaps an input or another gradient, expected memory of its own");
+
+  Kokkos::Profiling::ScopedRegion const region("kokomo::Layer::backward");
+  detail::Arena arena(workspace.data());
+  BackwardScratch const scratch(arena, *this, sizes, workspace.workers());
+  auto const& a = saved.assignment;
+  auto const width = expert_sizes(sizes).hidden;
+  auto const routing = this->routing(state, inputs, saved, sizes, tape.mode(), tape.step());
+
+  // y -> routed and shared part
+  m_policies.combine.template finish_backward<T>(exec, parameters.combine, dy, scratch.d_routed.data(),
+                                                 has_shared ? scratch.d_shared.data() : nullptr, grads.combine, write,
+                                                 saved.combine, scratch.combine);
+  auto d_combined = scratch.d_routed;
+  if constexpr (requires {
+                  m_policies.space.template leave_backward<T>(exec, parameters.space, scratch.d_routed,
+                                                              scratch.d_combined, grads.space, write, saved.space,
+                                                              scratch.workers);
+                }) {
+    m_policies.space.template leave_backward<T>(exec, parameters.space, scratch.d_routed, scratch.d_combined,
+                                                grads.space, write, saved.space, scratch.workers);
+    d_combined = scratch.d_combined;
+  }
+
+  // experts: rows of d_combined -> rows of dx and the weights' gradients
+  auto const rows = expert_rows(inputs, saved, sizes, scratch.workers);
+  ExpertRowGradients<T, Exec> const d_rows{{d_combined.data(), width, a.token_of_row.data()},
+                                           weighs_input ? nullptr : a.weight_of_row.data(),
+                                           scratch.dx_rows,
+                                           weighs_input ? nullptr : scratch.d_weight_rows.data()};
+  routed().template backward<T>(exec, parameters.experts, rows, d_rows, grads.experts, write, saved.experts,
+                                scratch.experts);
+  if constexpr (weighs_input) {
+    auto unscaled = rows.x;
+    unscaled.scale = nullptr;
+    detail::for_each(exec, "kokomo::Layer::d_weight", rows.rows.rows,
+                     detail::RowDot<T, Exec>{rows.rows, scratch.dx_rows.data(), unscaled, width,
+                                             scratch.d_weight_rows.data()});
+  }
+  if constexpr (has_space) {
+    auto const d_entered = Matrix<Compute, Exec>(scratch.d_combined.data(), std::size_t(sizes.tokens),
+                                                 std::size_t(width)); // d_combined has been read by now
+    detail::gather_sum(exec, "kokomo::Layer::dx", a, scratch.dx_rows.data(), d_entered.data(), width, weighs_input);
+    detail::fill(exec, "kokomo::Layer::reset", scratch.dx.data(), offset_t(scratch.dx.size()), 0);
+    m_policies.space.template enter_backward<T>(exec, parameters.space, x, d_entered, scratch.dx, grads.space, write,
+                                                saved.space, scratch.space, scratch.workers);
+  } else {
+    detail::gather_sum(exec, "kokomo::Layer::dx", a, scratch.dx_rows.data(), scratch.dx.data(), width, weighs_input);
+  }
+  if constexpr (has_shared)
+    m_policies.experts.template backward_shared<T>(exec, parameters.shared, x, scratch.d_shared, scratch.dx,
+                                                   scratch.d_joint, grads.shared, write, saved.shared, scratch.shared,
+                                                   scratch.workers);
+
+  // weights and losses -> logits -> router input
+  detail::for_each(exec, "kokomo::Layer::d_weight", sizes.tokens,
+                   detail::RowsToEntries<T, Exec>{a, scratch.d_weight_rows.data(), scratch.d_weight.data()});
+  if constexpr (weighs_shared)
+    m_policies.gate.template backward<T>(exec, parameters.gate, routing, a, scratch.d_weight, scratch.d_joint,
+                                         scratch.d_logits, grads.gate, write, scratch.gate);
+  else
+    m_policies.gate.template backward<T>(exec, parameters.gate, routing, a, scratch.d_weight, scratch.d_logits,
+                                         grads.gate, write, scratch.gate);
+  if constexpr (requires {
+                  m_policies.balancer.template backward<T>(exec, routing, a, saved.balancer, scratch.d_logits);
+                })
+    m_policies.balancer.template backward<T>(exec, routing, a, saved.balancer, scratch.d_logits);
+
+  if (own_router_input)
+    detail::fill(exec, "kokomo::Layer::reset", scratch.d_router_input.data(), offset_t(scratch.d_router_input.size()),
+                 0);
+  m_policies.router.scorer.template backward<T>(
+      exec, parameters.router, router_input(inputs, sizes), inputs.scorer, saved.logits, scratch.d_logits,
+      own_router_input ? scratch.d_router_input : scratch.dx, d_inputs.scorer, grads.router, write, saved.scorer,
+      scratch.scorer, scratch.workers);
+
+  detail::convert(exec, "kokomo::Layer::dx", scratch.dx.data(), dx_out.data(), offset_t(dx_out.size()));
+  if (own_router_input) {
+    auto const out = d_inputs.router_input.checked("d_inputs.router_input", {sizes.tokens, sizes.router_width});
+    detail::convert(exec, "kokomo::Layer::d_router_input", scratch.d_router_input.data(), out.data(),
+                    offset_t(out.size()));
+  }
+}
+
+} // namespace kokomo::inline v0
+
+#undef KOKOMO_LAYER_TEMPLATE
+#undef KOKOMO_LAYER
+
+#endif

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#ifndef KOKOMO_DETAIL_LAYER_FORWARD_HPP
+#define KOKOMO_DETAIL_LAYER_FORWARD_HPP
+
+// Included by kokomo/layer.hpp.
+
+namespace kokomo::inline v0 {
+
+KOKOMO_LAYER_TEMPLATE
+auto KOKOMO_LAYER::routing(State const& state, Inputs const& inputs, Saved const& saved, Sizes const& sizes, Mode mode,
+                           std::uint64_t step) const -> Routing<T, Exec> {
+  Routing<T, Exec> routing;
+  routing.logits = saved.logits;
+  if constexpr (requires { m_policies.balancer.template bias<T, Exec>(state.balancer); })
+    routing.bias = m_policies.balancer.template bias<T, Exec>(state.balancer);
+  if (inputs.token_mask.given()) routing.token_mask = inputs.token_mask.checked("inputs.token_mask", {sizes.tokens});
+  routing.status = saved.status.data();
+  routing.sizes = sizes;
+  routing.mode = mode;
+  routing.step = step;
+  return routing;
+}
+
+/// Everything that can be wrong with a call, before anything is enqueued.
+KOKOMO_LAYER_TEMPLATE
+void KOKOMO_LAYER::check_call(Parameters const& parameters, State const& state, Inputs const& inputs,
+                              Sizes const& sizes, Workspace<Exec> const& workspace, std::size_t needed) const {
+  using detail::require;
+  require(sizes.tokens <= m_shape.tokens, 201, "x has ", sizes.tokens, " tokens, expected at most shape.tokens = ",
+          m_shape.tokens);
+  (void)inputs.x.checked("x", {sizes.tokens, sizes.hidden});
+  (void)router_input(inputs, sizes);
+  require(inputs.router_input.given() || sizes.router_width == sizes.hidden, 203,
+          "inputs.router_input is missing: shape.router_hidden = ", sizes.router_width, " differs from hidden = ",
+          sizes.hidden);
+  if (inputs.token_mask.given()) (void)inputs.token_mask.checked("inputs.token_mask", {sizes.tokens});
+  auto const check_inputs = [&](auto const& policy, auto const& given) {
+    if constexpr (requires { policy.template check_inputs<T, Exec>(given, sizes); })
+      policy.template check_inputs<T, Exec>(given, sizes);
+  };
+  check_inputs(m_policies.router.scorer, inputs.scorer);
+  check_inputs(m_policies.router.selector, inputs.selector);
+  check_inputs(m_policies.gate, inputs.gate);
+  detail::check_extents("parameters", parameters, m_parameter_extents);
+  detail::check_extents("state", state, m_state_extents);
+  require(needed <= workspace.bytes(), 205, "the workspace has ", workspace.bytes(), " bytes, expected at least ",
+          needed, " (Layer::plan)");
+}
+
+/// logits -> Assignment with weights, grouped by expert, and the balancers' losses.
+KOKOMO_LAYER_TEMPLATE
+void KOKOMO_LAYER::route(Exec const& exec, State const& state, Parameters const& parameters, Inputs const& inputs,
+                         Routing<T, Exec> const& routing, Saved const& saved, ForwardScratch const& scratch) const {
+  using Score = typename Gate::Score;
+  auto const& a = saved.assignment;
+  auto const group = [&] { detail::group_by_expert(exec, a, scratch.block_counts); };
+  auto const weigh = [&] {
+    if constexpr (weighs_shared)
+      m_policies.gate.template forward<T>(exec, parameters.gate, routing, inputs.gate, a, saved.gate);
+    else m_policies.gate.template forward<T>(exec, parameters.gate, routing, inputs.gate, a);
+  };
+  auto const record = [&] {
+    detail::for_each(exec, "kokomo::Layer::record", 1, detail::RecordChosen<T, Exec>{a, saved.chosen.data()});
+    if constexpr (requires {
+                    m_policies.balancer.template observe<T>(exec, routing, a, state.balancer, saved.balancer,
+                                                            saved.loss);
+                  })
+      m_policies.balancer.template observe<T>(exec, routing, a, state.balancer, saved.balancer, saved.loss);
+  };
+
+  m_policies.router.selector.template select<Score>(exec, routing, state.selector, inputs.selector, a,
+                                                    scratch.selector);
+  if constexpr (has_capacity) {
+    group(); // queues by expert; balancers count what was chosen, before any drop
+    record();
+    m_policies.capacity.template apply<Score>(exec, routing, a, scratch.capacity);
+    weigh();
+    group();
+  } else {
+    weigh();
+    group();
+    record();
+  }
+  detail::for_each(exec, "kokomo::Layer::count_unrouted", a.tokens,
+                   detail::CountUnrouted<T, Exec>{a, saved.status.data(), saved.chosen.data()});
+}
+
+KOKOMO_LAYER_TEMPLATE
+auto KOKOMO_LAYER::expert_rows(Inputs const& inputs, Saved const& saved, Sizes const& sizes,
+                               detail::WorkerScratch const& workers) const -> ExpertRows<T, Exec> {
+  auto const& a = saved.assignment;
+  T const* data = nullptr;
+  if constexpr (has_space) data = saved.space.x.data();
+  else data = inputs.x.checked("x", {sizes.tokens, sizes.hidden}).data();
+  return {{data, expert_sizes(sizes).hidden, a.token_of_row.data(), weighs_input ? a.weight_of_row.data() : nullptr},
+          a.grouped(sizes.experts),
+          workers};
+}
+
+KOKOMO_LAYER_TEMPLATE
+void KOKOMO_LAYER::forward(Exec const& exec, Parameters const& parameters, State const& state, Inputs const& inputs,
+                           MatrixArgument<T, Exec> const& y_argument, Workspace<Exec> const& workspace,
+                           Tape<Exec>& tape) const {
+  Sizes const sizes = sizes_of(inputs.x.extent(0));
+  detail::Arena counted;
+  (void)ForwardScratch(counted, *this, sizes, workspace.workers());
+  check_call(parameters, state, inputs, sizes, workspace, counted.used());
+  auto const x = inputs.x.checked("x", {sizes.tokens, sizes.hidden});
+  auto const y = y_argument.checked("y", {sizes.tokens, sizes.hidden});
+  detail::require(!y_argument.overlaps(inputs.x) && !y_argument.overlaps(inputs.router_input), 204,
+                  "y overlaps an input, expected memory of its own");
+  detail::Arena taped(tape.data());
+  Saved const saved = lay_out(taped, sizes);
+  detail::require(taped.used() <= tape.bytes(), 205, "the tape has ", tape.bytes(), " bytes, expected at least ",
+                  taped.used(), " (Layer::plan)");
+
+  Kokkos::Profiling::ScopedRegion const region("kokomo::Layer::forward");
+  detail::Arena arena(workspace.data());
+  ForwardScratch const scratch(arena, *this, sizes, workspace.workers());
+  tape.record(sizes.tokens, inputs.mode, inputs.step);
+  auto const& a = saved.assignment;
+  auto const width = expert_sizes(sizes).hidden;
+
+  detail::for_each(exec, "kokomo::Layer::reset", 1, detail::ResetStatus{saved.status.data()});
+  detail::fill(exec, "kokomo::Layer::reset", saved.loss.data(), 1, 0);
+  m_policies.router.scorer.template forward<T>(exec, parameters.router, router_input(inputs, sizes), inputs.scorer,
+                                               saved.logits, saved.scorer, scratch.scorer, scratch.workers);
+  auto const routing = this->routing(state, inputs, saved, sizes, inputs.mode, inputs.step);
+  detail::for_each(exec, "kokomo::Layer::count_non_finite", sizes.tokens, detail::CountNonFinite<T, Exec>{routing});
+  route(exec, state, parameters, inputs, routing, saved, scratch);
+
+  if constexpr (has_space)
+    m_policies.space.template enter<T>(exec, parameters.space, x, saved.space, scratch.workers);
+  routed().template forward<T>(exec, parameters.experts, expert_rows(inputs, saved, sizes, scratch.workers),
+                               scratch.rows, saved.experts, scratch.experts);
+  Compute* combined = scratch.routed.data();
+  if constexpr (requires { saved.space.combined; }) combined = saved.space.combined.data();
+  detail::gather_sum(exec, "kokomo::Layer::combine", a, scratch.rows.data(), combined, width, !weighs_input);
+  if constexpr (requires {
+                  m_policies.space.template leave<T>(exec, parameters.space, scratch.routed, saved.space,
+                                                     scratch.workers);
+                })
+    m_policies.space.template leave<T>(exec, parameters.space, scratch.routed, saved.space, scratch.workers);
+
+  Compute const* shared = nullptr;
+  if constexpr (has_shared) {
+    Matrix<Compute, Exec> joint;
+    if constexpr (weighs_shared) joint = saved.gate.shared_weight;
+    m_policies.experts.template forward_shared<T>(exec, parameters.shared, x, joint, scratch.shared_out, saved.shared,
+                                                  scratch.shared, scratch.workers);
+    shared = scratch.shared_out.data();
+  }
+  m_policies.combine.template finish<T>(exec, parameters.combine, scratch.routed.data(), shared, y, saved.combine);
+}
+
+} // namespace kokomo::inline v0
+
+#endif

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#ifndef KOKOMO_EXPERTS_FEED_FORWARD_HPP
+#define KOKOMO_EXPERTS_FEED_FORWARD_HPP
+
+#include <kokomo/concepts.hpp>
+#include <kokomo/detail/launch.hpp>
+#include <kokomo/detail/product.hpp>
+#include <kokomo/error.hpp>
+#include <kokomo/experts/activation.hpp>
+
+namespace kokomo::inline v0 {
+
+/// How gate and up projections lie in memory.
+enum class GateUp {
+  concatenated, ///< one tensor, I gate rows and then I up rows
+  interleaved,  ///< one tensor, gate and up rows alternate
+  separate      ///< two tensors
+};
+
+/// Which index of a weight is the row: y = x W^T, or y = x W.
+enum class WeightOrder { out_in, in_out };
+
+/// The rows that experts work on: row r is an input of expert rows.group_of(r), read through `x`.
+template <class T, class Exec> struct ExpertRows {
+  detail::RowSource<T, compute_t<T>> x; ///< width `sizes.hidden`
+  detail::GroupedRows rows;
+  detail::WorkerScratch workers;
+};
+
+/// What comes back to the rows of experts in backward.
+template <class T, class Exec> struct ExpertRowGradients {
+  using C = compute_t<T>;
+  detail::RowSource<C, C> d_out;           ///< gradient of the combined output, read by row, without the weight
+  C const* weight = nullptr;               ///< [rows] weight on the output; null: one
+  Matrix<C, Exec> dx;                      ///< [rows, width] out: gradient of the row read through x
+  C* d_weight = nullptr;                   ///< [rows] out: <d_out, expert(x)>; null: not wanted
+};
+
+namespace detail {
+
+/// A weight and its bias as operands of grouped products.
+template <class T> struct Projection {
+  WeightRef<T> weight;
+  BiasRef<T> bias;
+};
+
+template <class T, class Activation> struct Activate {
+  using C = compute_t<T>;
+  GroupedRows rows;
+  T const* pre; // [rows, (gate) up]
+  T* hidden;    // [rows, width]
+  offset_t width;
+  Activation activation;
+
+  KOKKOS_FUNCTION void operator()(offset_t row) const {
+    if (row >= rows.end(rows.groups - 1)) return;
+    T const* const gate = pre + row * (Activation::gated ? 2 : 1) * width;
+    T const* const up = Activation::gated ? gate + width : gate;
+    for (offset_t i = 0; i < width; ++i) hidden[row * width + i] = T(activation.value(C(gate[i]), C(up[i])));
+  }
+};
+
+/// One row of the hidden layer's backward: with s the row's weight and dA' = d_out W_down (no weight),
+/// d_pre = act'(pre) (s dA'), hidden <- s act(pre) for the weight gradient, d_weight = <dA', act(pre)> + <d_out, bias>.
+template <class T, class Activation> struct ActivateBackward {
+  using C = compute_t<T>;
+  GroupedRows rows;
+  T const* pre;
+  C const* d_hidden; // [rows, width] dA'
+  C* d_pre;          // [rows, (gate) up]
+  T* hidden;         // [rows, width]
+  offset_t width;
+  RowSource<C, C> d_out;
+  BiasRef<T const> down_bias;
+  offset_t out_width;
+  C const* weight;
+  C* d_weight;
+  Activation activation;
+
+  KOKKOS_FUNCTION void operator()(offset_t row) const {
+    if (row >= rows.end(rows.groups - 1)) return;
+    constexpr int parts = Activation::gated ? 2 : 1;
+    T const* const gate = pre + row * parts * width;
+    T const* const up = Activation::gated ? gate + width : gate;
+    C* const d_gate = d_pre + row * parts * width;
+    C* const d_up = Activation::gated ? d_gate + width : d_gate;
+    C const s = weight != nullptr ? weight[row] : C(1);
+    C along = 0;
+    for (offset_t i = 0; i < width; ++i) {
+      C const g = gate[i], u = up[i], da = d_hidden[row * width + i];
+      C const a = activation.value(g, u);
+      along += da * a;
+      C dg = 0, du = 0;
+      activation.gradient(g, u, s * da, dg, du);
+      if constexpr (Activation::gated) d_gate[i] = dg;
+      d_up[i] = du;
+      hidden[row * width + i] = T(s * a);
+    }
+    if (d_weight == nullptr) return;
+    if (down_bias.data != nullptr) {
+      T const* const bias = down_bias.data + rows.group_of(row) * down_bias.group_stride;
+      for (offset_t h = 0; h < out_width; ++h) along += d_out(row, h) * C(bias[h * down_bias.n_stride]);
+    }
+    d_weight[row] = along;
+  }
+};
+
+} // namespace detail
+
+/// Experts of two projections and an activation between: down(value(gate(x), up(x))), gated or plain.
+///
+/// Parameters, E experts of intermediate size I on inputs of width H, by `up_order` (out_in as written; in_out with the
+/// last two axes exchanged) and `gate_up`:
+///
+///     gate_up [E, 2I, H], or gate and up [E, I, H]; only up for plain experts;  down [E, H, I] by `down_order`
+///     with `bias`: gate_up_bias [E, 2I], or gate_bias and up_bias [E, I];       down_bias [E, H]
+///
+/// Products accumulate in float32 (float64 for double) and store the pre-activations in the storage type: they are all
+/// that forward saves for backward. The weight's gradient comes from the hidden layer, so no output row is kept.
+/// \throws kokomo::Error 101 unless intermediate >= 1
+template <class ActivationT> struct FeedForwardExperts {
+  using Activation = ActivationT;
+  static constexpr bool gated = Activation::gated;
+
+  offset_t intermediate = 0; ///< I, >= 1
+  bool bias = false;
+  GateUp gate_up = GateUp::concatenated; ///< ignored by plain experts
+  WeightOrder up_order = WeightOrder::out_in;
+  WeightOrder down_order = WeightOrder::out_in;
+  Activation activation{};
+
+  template <class T, class Exec> struct Parameters {
+    OwnedTensor<T, Exec> gate_up, gate, up, down;
+    OwnedMatrix<T, Exec> gate_up_bias, gate_bias, up_bias, down_bias;
+
+    Parameters() = default;
+    Parameters(Allocator<Exec> const& allocate, FeedForwardExperts const& policy, Sizes const& sizes) {
+      std::string const name = "kokomo::FeedForwardExperts::";
+      auto const matrix = [&](auto& weight, char const* label, offset_t out, offset_t in, WeightOrder order) {
+        bool const out_in = order == WeightOrder::out_in;
+        allocate(weight, name + label, sizes.weighted, out_in ? out : in, out_in ? in : out);
+      };
+      auto const vector = [&](auto& bias, char const* label, offset_t out) {
+        allocate(bias, name + label, sizes.weighted, out);
+      };
+      offset_t const width = policy.intermediate;
+      bool const fused = gated && policy.gate_up != GateUp::separate;
+      if (fused) matrix(gate_up, "gate_up", 2 * width, sizes.hidden, policy.up_order);
+      if (gated && !fused) matrix(gate, "gate", width, sizes.hidden, policy.up_order);
+      if (!fused) matrix(up, "up", width, sizes.hidden, policy.up_order);
+      matrix(down, "down", sizes.hidden, width, policy.down_order);
+      if (!policy.bias) return;
+      if (fused) vector(gate_up_bias, "gate_up_bias", 2 * width);
+      if (gated && !fused) vector(gate_bias, "gate_bias", width);
+      if (!fused) vector(up_bias, "up_bias", width);
+      vector(down_bias, "down_bias", sizes.hidden);
+    }
+
+    template <class F> void for_each(F&& f, std::string const& prefix) const {
+      auto const visit = [&](char const* name, auto const& view) {
+        if (view.extent(0) > 0) f(prefix + name, view);
+      };
+      visit("gate_up", gate_up), visit("gate", gate), visit("up", up), visit("down", down);
+      visit("gate_up_bias", gate_up_bias), visit("gate_bias", gate_bias), visit("up_bias", up_bias);
+      visit("down_bias", down_bias);
+    }
+  };
+
+  template <class T, class Exec> struct Saved {
+    Matrix<T, Exec> pre; ///< [rows, 2I or I] pre-activations: gate, then up
+
+    Saved(detail::Arena& arena, FeedForwardExperts const& policy, Sizes const& sizes)
+        : pre(arena.matrix<T, Exec>(sizes.entries, (gated ? 2 : 1) * policy.intermediate)) {}
+  };
+  template <class T, class Exec> struct Scratch {
+    Matrix<T, Exec> hidden; ///< [rows, I]
+
+    Scratch(detail::Arena& arena, FeedForwardExperts const& policy, Sizes const& sizes)
+        : hidden(arena.matrix<T, Exec>(sizes.entries, policy.intermediate)) {}
+  };
+  template <class T, class Exec> struct BackwardScratch {
+    Matrix<T, Exec> hidden;              ///< [rows, I]
+    Matrix<compute_t<T>, Exec> d_hidden; ///< [rows, I]
+    Matrix<compute_t<T>, Exec> d_pre;    ///< [rows, 2I or I]
+
+    BackwardScratch(detail::Arena& arena, FeedForwardExperts const& policy, Sizes const& sizes)
+        : hidden(arena.matrix<T, Exec>(sizes.entries, policy.intermediate)),
+          d_hidden(arena.matrix<compute_t<T>, Exec>(sizes.entries, policy.intermediate)),
+          d_pre(arena.matrix<compute_t<T>, Exec>(sizes.entries, (gated ? 2 : 1) * policy.intermediate)) {}
+  };
+
+  void check(Sizes const& sizes) const {
+    detail::require(intermediate >= 1, 101, "experts' intermediate size = ", intermediate, ", expected >= 1");
+    detail::check_settings(activation, sizes);
+  }
+  /// Experts that can be chosen, of which `weighted` have parameters.
+  index_t routed(index_t weighted) const { return weighted; }
+
+  /// out[r] = expert(x row r), without any weight; rows that belong to no expert are not touched.
+  /// \param[out] out [rows, width]
+  template <class T, class Exec>
+  void forward(Exec const& exec, Parameters<T, Exec> const& parameters, ExpertRows<T, Exec> const& in,
+               Matrix<compute_t<T>, Exec> const& out, Saved<T, Exec> const& saved,
+               Scratch<T, Exec> const& scratch) const {
+    auto const width = static_cast<offset_t>(out.extent(1));
+    auto const up = up_projection(parameters, width);
+    auto const down = down_projection(parameters, width);
+    detail::RowTarget<T> pre{saved.pre.data(), static_cast<offset_t>(saved.pre.extent(1))};
+    if constexpr (gated) {
+      auto const gate = gate_projection(parameters, width);
+      detail::grouped_product(exec, "kokomo::FeedForwardExperts::gate", in.rows, in.x, width, constant(gate.weight),
+                              constant(gate.bias), intermediate, pre, Write::overwrite, in.workers);
+      pre.data += intermediate;
+    }
+    detail::grouped_product(exec, "kokomo::FeedForwardExperts::up", in.rows, in.x, width, constant(up.weight),
+                            constant(up.bias), intermediate, pre, Write::overwrite, in.workers);
+    detail::for_each(exec, "kokomo::FeedForwardExperts::activate", in.rows.rows,
+                     detail::Activate<T, Activation>{in.rows, saved.pre.data(), scratch.hidden.data(), intermediate,
+                                                     activation});
+    detail::grouped_product(exec, "kokomo::FeedForwardExperts::down", in.rows, hidden_rows<T>(scratch.hidden.data()),
+                            intermediate, constant(down.weight), constant(down.bias), width,
+                            detail::RowTarget<compute_t<T>>{out.data(), width}, Write::overwrite, in.workers);
+  }
+
+  template <class T, class Exec>
+  void backward(Exec const& exec, Parameters<T, Exec> const& parameters, ExpertRows<T, Exec> const& in,
+                ExpertRowGradients<T, Exec> const& d, Parameters<T, Exec> const& grads, Write write,
+                Saved<T, Exec> const& saved, BackwardScratch<T, Exec> const& scratch) const {
+    using C = compute_t<T>;
+    auto const width = static_cast<offset_t>(d.dx.extent(1));
+    auto const up = up_projection(parameters, width), d_up = up_projection(grads, width);
+    auto const down = down_projection(parameters, width), d_down = down_projection(grads, width);
+    auto d_out_weighted = d.d_out;
+    d_out_weighted.scale = d.weight;
+
+    detail::grouped_product(exec, "kokomo::FeedForwardExperts::d_hidden", in.rows, d.d_out, width,
+                            constant(down.weight.transposed()), detail::BiasRef<T const>{}, intermediate,
+                            detail::RowTarget<C>{scratch.d_hidden.data(), intermediate}, Write::overwrite, in.workers);
+    detail::for_each(exec, "kokomo::FeedForwardExperts::activate_backward", in.rows.rows,
+                     detail::ActivateBackward<T, Activation>{
+                         in.rows, saved.pre.data(), scratch.d_hidden.data(), scratch.d_pre.data(),
+                         scratch.hidden.data(), intermediate, d.d_out, constant(down.bias), width, d.weight,
+                         d.d_weight, activation});
+    detail::grouped_outer_product(exec, "kokomo::FeedForwardExperts::down_gradient", in.rows, d.d_out, width,
+                                  hidden_rows<T>(scratch.hidden.data()), intermediate, d_down.weight, write,
+                                  in.workers);
+    if (bias)
+      detail::grouped_row_sum(exec, "kokomo::FeedForwardExperts::down_bias_gradient", in.rows, d_out_weighted, width,
+                              d_down.bias, write);
+
+    offset_t const columns = (gated ? 2 : 1) * intermediate;
+    detail::RowSource<C, C> d_pre{scratch.d_pre.data(), columns};
+    auto const project_back = [&](detail::Projection<T> const& p, detail::Projection<T> const& gradient,
+                                  Write dx_write) {
+      detail::grouped_outer_product(exec, "kokomo::FeedForwardExperts::up_gradient", in.rows, d_pre, intermediate,
+                                    in.x, width, gradient.weight, write, in.workers);
+      if (bias)
+        detail::grouped_row_sum(exec, "kokomo::FeedForwardExperts::up_bias_gradient", in.rows, d_pre, intermediate,
+                                gradient.bias, write);
+      detail::grouped_product(exec, "kokomo::FeedForwardExperts::dx", in.rows, d_pre, intermediate,
+                              constant(p.weight.transposed()), detail::BiasRef<T const>{}, width,
+                              detail::RowTarget<C>{d.dx.data(), width}, dx_write, in.workers);
+    };
+    if constexpr (gated) {
+      project_back(gate_projection(parameters, width), gate_projection(grads, width), Write::overwrite);
+      d_pre.data += intermediate;
+    }
+    project_back(up, d_up, gated ? Write::add : Write::overwrite);
+  }
+
+private:
+  template <class T> static detail::WeightRef<T const> constant(detail::WeightRef<T> const& w) { return w; }
+  template <class T> static detail::BiasRef<T const> constant(detail::BiasRef<T> const& b) {
+    return {b.data, b.group_stride, b.n_stride};
+  }
+  template <class T> detail::RowSource<T, compute_t<T>> hidden_rows(T const* hidden) const {
+    return {hidden, intermediate};
+  }
+
+  /// Part 0 (gate) or 1 (up) of a fused tensor, whatever its storage.
+  template <class T, class P> detail::Projection<T> fused_part(P const& parameters, offset_t width, int part) const {
+    bool const out_in = up_order == WeightOrder::out_in, alternate = gate_up == GateUp::interleaved;
+    offset_t const n = out_in ? width : 1, first = alternate ? part : part * intermediate;
+    return {{parameters.gate_up.data() + first * n, 2 * intermediate * width, alternate ? 2 * n : n,
+             out_in ? 1 : 2 * intermediate},
+            {parameters.gate_up_bias.data() == nullptr ? nullptr : parameters.gate_up_bias.data() + first,
+             2 * intermediate, alternate ? 2 : 1}};
+  }
+  template <class T, class M, class V>
+  static detail::Projection<T> whole(M const& weight, V const& bias, offset_t out, offset_t in, WeightOrder order) {
+    bool const out_in = order == WeightOrder::out_in;
+    return {{weight.data(), out * in, out_in ? in : 1, out_in ? 1 : out}, {bias.data(), out, 1}};
+  }
+  template <class T, class Exec>
+  detail::Projection<T> gate_projection(Parameters<T, Exec> const& p, offset_t width) const {
+    if (gate_up != GateUp::separate) return fused_part<T>(p, width, 0);
+    return whole<T>(p.gate, p.gate_bias, intermediate, width, up_order);
+  }
+  template <class T, class Exec>
+  detail::Projection<T> up_projection(Parameters<T, Exec> const& p, offset_t width) const {
+    if (gated && gate_up != GateUp::separate) return fused_part<T>(p, width, 1);
+    return whole<T>(p.up, p.up_bias, intermediate, width, up_order);
+  }
+  template <class T, class Exec>
+  detail::Projection<T> down_projection(Parameters<T, Exec> const& p, offset_t width) const {
+    return whole<T>(p.down, p.down_bias, width, intermediate, down_order);
+  }
+};
+
+using SwiGluExperts = FeedForwardExperts<SwiGlu>;
+using GeGluExperts = FeedForwardExperts<GeGlu>;
+using GeGluTanhExperts = FeedForwardExperts<GeGluTanh>;
+using ReGluExperts = FeedForwardExperts<ReGlu>;
+using ClampedSwiGluExperts = FeedForwardExperts<ClampedSwiGlu>;
+using SoftcappedSwiGluExperts = FeedForwardExperts<SoftcappedSwiGlu>;
+using ReluExperts = FeedForwardExperts<Plain<Relu>>;
+using SquaredReluExperts = FeedForwardExperts<Plain<SquaredRelu>>;
+/// Gated or plain experts whose activation a configuration names.
+using AnyGluExperts = FeedForwardExperts<Glu<AnyActivation>>;
+using AnyPlainExperts = FeedForwardExperts<Plain<AnyActivation>>;
+
+} // namespace kokomo::inline v0
+
+#endif

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#ifndef KOKOMO_EXPERTS_WITH_IDENTITY_HPP
+#define KOKOMO_EXPERTS_WITH_IDENTITY_HPP
+
+#include <kokomo/experts/feed_forward.hpp>
+
+namespace kokomo::inline v0 {
+namespace detail {
+
+/// The rows behind those of the experts with weights, as one range of rows.
+template <class T, class Exec> struct TailRows {
+  GroupedRows rows; // of the experts with weights
+  offset_t const* all_end;
+  offset_t width;
+
+  KOKKOS_FUNCTION bool contains(offset_t row) const { return row >= rows.end(rows.groups - 1) && row < *all_end; }
+};
+
+template <class T, class Exec> struct CopyRows {
+  using C = compute_t<T>;
+  TailRows<T, Exec> tail;
+  RowSource<T, C> x;
+  C* out;
+  C factor;
+
+  KOKKOS_FUNCTION void operator()(offset_t row) const {
+    if (!tail.contains(row)) return;
+    for (offset_t h = 0; h < tail.width; ++h) out[row * tail.width + h] = factor * x(row, h);
+  }
+};
+
+template <class T, class Exec> struct CopyRowsBackward {
+  using C = compute_t<T>;
+  TailRows<T, Exec> tail;
+  RowSource<T, C> x;
+  RowSource<C, C> d_out;
+  C const* weight;
+  C* dx;
+  C* d_weight;
+  C factor;
+
+  KOKKOS_FUNCTION void operator()(offset_t row) const {
+    if (!tail.contains(row)) return;
+    C const s = (weight != nullptr ? weight[row] : C(1)) * factor;
+    C along = 0;
+    for (offset_t h = 0; h < tail.width; ++h) {
+      C const g = d_out(row, h);
+      dx[row * tail.width + h] = s * g;
+      along += g * x(row, h);
+    }
+    if (d_weight != nullptr) d_weight[row] = factor * along;
+  }
+};
+
+} // namespace detail
+
+/// Experts without weights behind those with: `identity` of them return their input (LongCat-Flash's zero-computation
+/// experts), then `zero` of them return nothing (a skip expert: ZAYA). The router chooses among all of them; expert ids
+/// weighted .. weighted + identity - 1 are identities, the rest zeros. They own no parameters and compute no product.
+/// \throws kokomo::Error 101 for negative counts
+template <class InnerT> struct WithIdentity {
+  using Inner = InnerT;
+
+  Inner inner{};
+  index_t identity = 0; ///< >= 0
+  index_t zero = 0;     ///< >= 0
+
+  template <class T, class Exec> using Parameters = parameters_t<Inner, T, Exec>;
+  template <class T, class Exec> using Saved = saved_t<Inner, T, Exec>;
+  template <class T, class Exec> using Scratch = scratch_t<Inner, T, Exec>;
+  template <class T, class Exec> using BackwardScratch = backward_scratch_t<Inner, T, Exec>;
+
+  void check(Sizes const& sizes) const {
+    detail::require(identity >= 0 && zero >= 0, 101, "identity experts = ", identity, ", zero experts = ", zero,
+                    ", expected >= 0");
+    detail::check_settings(inner, sizes);
+  }
+  index_t routed(index_t weighted) const { return weighted + identity + zero; }
+
+  template <class T, class Exec>
+  void forward(Exec const& exec, Parameters<T, Exec> const& parameters, ExpertRows<T, Exec> const& in,
+               Matrix<compute_t<T>, Exec> const& out, Saved<T, Exec> const& saved,
+               Scratch<T, Exec> const& scratch) const {
+    inner.template forward<T>(exec, parameters, weighted(in), out, saved, scratch);
+    for_each_kind<T, Exec>(in, offset_t(out.extent(1)), [&](char const* label, auto const& tail, auto factor) {
+      detail::for_each(exec, label, in.rows.rows, detail::CopyRows<T, Exec>{tail, in.x, out.data(), factor});
+    });
+  }
+
+  template <class T, class Exec>
+  void backward(Exec const& exec, Parameters<T, Exec> const& parameters, ExpertRows<T, Exec> const& in,
+                ExpertRowGradients<T, Exec> const& d, Parameters<T, Exec> const& grads, Write write,
+                Saved<T, Exec> const& saved, BackwardScratch<T, Exec> const& scratch) const {
+    inner.template backward<T>(exec, parameters, weighted(in), d, grads, write, saved, scratch);
+    for_each_kind<T, Exec>(in, offset_t(d.dx.extent(1)), [&](char const* label, auto const& tail, auto factor) {
+      detail::for_each(exec, label, in.rows.rows,
+                       detail::CopyRowsBackward<T, Exec>{tail, in.x, d.d_out, d.weight, d.dx.data(), d.d_weight,
+                                                         factor});
+    });
+  }
+
+private:
+  template <class T, class Exec> ExpertRows<T, Exec> weighted(ExpertRows<T, Exec> in) const {
+    in.rows.groups -= identity + zero;
+    return in;
+  }
+  template <class T, class Exec, class F> void for_each_kind(ExpertRows<T, Exec> in, offset_t width, F const& f) const {
+    using C = compute_t<T>;
+    auto const tail = [&](index_t groups, index_t count) {
+      auto rows = in.rows;
+      rows.groups = groups;
+      return detail::TailRows<T, Exec>{rows, in.rows.offsets + groups + count, width};
+    };
+    index_t const first = in.rows.groups - identity - zero;
+    if (identity > 0) f("kokomo::WithIdentity::identity", tail(first, identity), C(1));
+    if (zero > 0) f("kokomo::WithIdentity::zero", tail(first + identity, zero), C(0));
+  }
+};
+
+} // namespace kokomo::inline v0
+
+#endif

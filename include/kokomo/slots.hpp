@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#ifndef KOKOMO_SLOTS_HPP
+#define KOKOMO_SLOTS_HPP
+
+#include <type_traits>
+
+namespace kokomo::inline v0 {
+
+/// Slots with defaults that most layers never name. A policy says which one it fills by `using slot = ...;`, so that a
+/// layer lists those it wants in any order behind the execution space.
+namespace slots {
+struct capacity {}; ///< how many tokens an expert takes
+struct space {};    ///< how a token enters and leaves the experts' space
+struct combine {};  ///< how the experts' outputs become the layer's
+} // namespace slots
+
+namespace detail {
+
+template <class Tag, class Default, class... Policies> struct FindSlot {
+  using type = Default;
+};
+template <class Tag, class Default, class First, class... Rest> struct FindSlot<Tag, Default, First, Rest...> {
+  using type = typename FindSlot<Tag, Default, Rest...>::type;
+};
+template <class Tag, class Default, class First, class... Rest>
+  requires std::is_same_v<typename First::slot, Tag>
+struct FindSlot<Tag, Default, First, Rest...> {
+  using type = First;
+};
+
+} // namespace detail
+
+/// The policy among Policies that fills the slot, or Default.
+template <class Tag, class Default, class... Policies>
+using slot_t = typename detail::FindSlot<Tag, Default, Policies...>::type;
+
+} // namespace kokomo::inline v0
+
+#endif
