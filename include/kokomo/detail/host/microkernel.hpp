@@ -140,8 +140,10 @@ template <> struct Avx512Vector<double> {
 
 // A macro, since a target attribute cannot depend on a template parameter and g++ splits wide vectors before it
 // inlines.
-#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
-#define KOKOMO_UNROLL _Pragma("GCC unroll 16") // others unroll so short a loop by themselves
+#if defined(__clang__)
+#define KOKOMO_UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__) && !defined(__CUDACC__)
+#define KOKOMO_UNROLL _Pragma("GCC unroll 16")
 #else
 #define KOKOMO_UNROLL
 #endif
