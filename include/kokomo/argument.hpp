@@ -18,8 +18,7 @@ public:
   Argument() = default;
 
   template <class V>
-    requires(Kokkos::is_view_v<V>)
-  Argument(V const& view) : m_data(view.data()), m_given(true) {
+  requires(Kokkos::is_view_v<V>) Argument(V const& view) : m_data(view.data()), m_given(true) {
     using Element = typename V::value_type;
     static_assert(V::rank() == Rank, "kokomo: this argument must be a Kokkos::View of the rank that the docs name "
                                      "(matrices [rows, columns] have rank 2, vectors rank 1)");
@@ -50,8 +49,10 @@ public:
                       ", expected a contiguous row-major View of extents ", list(m_extent));
       stride *= m_extent[d];
     }
-    if constexpr (Rank == 1) return Vector<T, Exec>(m_data, std::size_t(m_extent[0]));
-    else return Matrix<T, Exec>(m_data, std::size_t(m_extent[0]), std::size_t(m_extent[1]));
+    if constexpr (Rank == 1)
+      return Vector<T, Exec>(m_data, std::size_t(m_extent[0]));
+    else
+      return Matrix<T, Exec>(m_data, std::size_t(m_extent[0]), std::size_t(m_extent[1]));
   }
 
   /// Whether the memory of the two overlaps.

@@ -24,14 +24,14 @@ template <class T, class Exec> struct Assignment {
   offset_t tokens = 0;
   index_t experts = 0;
 
-  Vector<offset_t, Exec> token_offsets;  ///< [tokens + 1]
-  Vector<index_t, Exec> expert;          ///< [entries] chosen expert, or none
-  Vector<compute_type, Exec> weight;     ///< [entries] written by the gate
-  Vector<index_t, Exec> row;             ///< [entries] its row, or none; before grouping 0 stands for "executed"
-  Vector<offset_t, Exec> expert_offsets; ///< [experts + 1]
-  Vector<index_t, Exec> entry_of_row;    ///< [entries]
-  Vector<index_t, Exec> token_of_row;    ///< [entries]
-  Vector<index_t, Exec> expert_of_row;   ///< [entries]
+  Vector<offset_t, Exec> token_offsets;     ///< [tokens + 1]
+  Vector<index_t, Exec> expert;             ///< [entries] chosen expert, or none
+  Vector<compute_type, Exec> weight;        ///< [entries] written by the gate
+  Vector<index_t, Exec> row;                ///< [entries] its row, or none; before grouping 0 stands for "executed"
+  Vector<offset_t, Exec> expert_offsets;    ///< [experts + 1]
+  Vector<index_t, Exec> entry_of_row;       ///< [entries]
+  Vector<index_t, Exec> token_of_row;       ///< [entries]
+  Vector<index_t, Exec> expert_of_row;      ///< [entries]
   Vector<compute_type, Exec> weight_of_row; ///< [entries]
 
   Assignment() = default;

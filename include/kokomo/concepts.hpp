@@ -20,8 +20,10 @@ public:
   /// `view` becomes a View of these extents, asynchronously on the execution space instance.
   template <class View, class... Extents>
   void operator()(View& view, std::string const& label, Extents... extents) const {
-    if (m_exec != nullptr) view = View(Kokkos::view_alloc(*m_exec, label), static_cast<std::size_t>(extents)...);
-    else view = View(typename View::pointer_type(nullptr), static_cast<std::size_t>(extents)...);
+    if (m_exec != nullptr)
+      view = View(Kokkos::view_alloc(*m_exec, label), static_cast<std::size_t>(extents)...);
+    else
+      view = View(typename View::pointer_type(nullptr), static_cast<std::size_t>(extents)...);
   }
 
 private:
@@ -36,22 +38,23 @@ struct Nothing {
 /// A policy is a regular aggregate of settings whose const member functions enqueue work. What it needs beside them it
 /// declares as nested templates, each optional:
 ///
-///     template <class T, class Exec> struct Parameters;  // learnable:    (Allocator<Exec> const&, policy, Sizes), for_each(f, prefix)
-///     template <class T, class Exec> struct State;       // no gradient:  (Allocator<Exec> const&, policy, Sizes), for_each(f, prefix)
-///     template <class T, class Exec> struct Inputs;      // what a call brings beside x: Arguments, all optional
-///     template <class T, class Exec> struct Saved;       // from forward to backward: (Arena&, policy, Sizes)
-///     template <class T, class Exec> struct Scratch;         // within forward:       (Arena&, policy, Sizes)
-///     template <class T, class Exec> struct BackwardScratch; // within backward:      (Arena&, policy, Sizes)
+///     template <class T, class Exec> struct Parameters;  // learnable:    (Allocator<Exec> const&, policy, Sizes),
+///     for_each(f, prefix) template <class T, class Exec> struct State;       // no gradient:  (Allocator<Exec> const&,
+///     policy, Sizes), for_each(f, prefix) template <class T, class Exec> struct Inputs;      // what a call brings
+///     beside x: Arguments, all optional template <class T, class Exec> struct Saved;       // from forward to
+///     backward: (Arena&, policy, Sizes) template <class T, class Exec> struct Scratch;         // within forward:
+///     (Arena&, policy, Sizes) template <class T, class Exec> struct BackwardScratch; // within backward:      (Arena&,
+///     policy, Sizes)
 ///
 /// and `void check(Sizes const&) const`, which throws kokomo::Error 1xx for settings that make no sense.
 namespace detail {
 
-#define KOKOMO_NESTED(Name)                                                                                             \
-  template <class Policy, class T, class Exec> struct Nested##Name {                                                   \
-    using type = Nothing;                                                                                              \
-  };                                                                                                                   \
+#define KOKOMO_NESTED(Name)                                                                                            \
+  template <class Policy, class T, class Exec> struct Nested##Name { using type = Nothing; };                          \
   template <class Policy, class T, class Exec>                                                                         \
-    requires requires { typename Policy::template Name<T, Exec>; }                                                     \
+  requires requires {                                                                                                  \
+    typename Policy::template Name<T, Exec>;                                                                           \
+  }                                                                                                                    \
   struct Nested##Name<Policy, T, Exec> {                                                                               \
     using type = typename Policy::template Name<T, Exec>;                                                              \
   }
@@ -78,10 +81,20 @@ using backward_scratch_t = typename detail::NestedBackwardScratch<Policy, T, Exe
 namespace detail {
 
 /// Makes a nested object of a policy, or Nothing.
-template <class Object, class First, class Policy> Object make(First&& first, Policy const& policy, Sizes const& sizes) {
-  if constexpr (std::is_same_v<Object, Nothing>) return {};
-  else return Object(first, policy, sizes);
+template <class Object, class First, class Policy>
+Object make(First&& first, Policy const& policy, Sizes const& sizes) {
+  if constexpr (std::is_same_v<Object, Nothing>)
+    return {};
+  else
+    return Object(first, policy, sizes);
 }
+
+/// A nested object of a decorator that is just its inner policy's.
+template <class Base> struct OfInner : Base {
+  OfInner() = default;
+  template <class First, class Decorator>
+  OfInner(First& first, Decorator const& policy, Sizes const& sizes) : Base(make<Base>(first, policy.inner, sizes)) {}
+};
 
 template <class Policy> void check_settings(Policy const& policy, Sizes const& sizes) {
   if constexpr (requires { policy.check(sizes); }) policy.check(sizes);

@@ -122,7 +122,8 @@ public:
     std::uint64_t step = 0; ///< keys random choices of policies that have any
   };
 
-  /// Gradients of what a call brought. dx is overwritten; so is d_router_input, which must be given if router_input was.
+  /// Gradients of what a call brought. dx is overwritten; so is d_router_input, which must be given if router_input
+  /// was.
   struct InputGradients {
     MatrixArgument<T, Exec> x{};
     MatrixArgument<T, Exec> router_input{};
@@ -133,8 +134,8 @@ public:
   struct Saved {
     Matrix<Compute, Exec> logits; ///< [tokens, columns]
     Assignment<T, Exec> assignment;
-    Vector<Compute, Exec> loss; ///< [1] sum of the balancers' losses, coefficients included
-    Vector<Status, Exec> status; ///< [1]
+    Vector<Compute, Exec> loss;    ///< [1] sum of the balancers' losses, coefficients included
+    Vector<Status, Exec> status;   ///< [1]
     Vector<offset_t, Exec> chosen; ///< [1] entries before capacity
     saved_t<Scorer, T, Exec> scorer;
     saved_t<Gate, T, Exec> gate;
@@ -157,8 +158,8 @@ public:
     detail::check_settings(policies.router.selector, m_sizes);
     m_sizes.per_token = policies.router.selector.entries_per_token(m_sizes);
     m_sizes = sizes_of(shape.tokens);
-    detail::require(m_sizes.entries <= std::numeric_limits<index_t>::max() / 2, 105, "tokens * entries a token = ",
-                    m_sizes.entries, ", expected at most 2^30");
+    detail::require(m_sizes.entries <= std::numeric_limits<index_t>::max() / 2, 105,
+                    "tokens * entries a token = ", m_sizes.entries, ", expected at most 2^30");
     detail::check_settings(policies.router.scorer, m_sizes);
     detail::check_settings(policies.gate, m_sizes);
     detail::check_settings(policies.balancer, m_sizes);
@@ -289,15 +290,17 @@ private:
     return sizes;
   }
   Routed const& routed() const {
-    if constexpr (has_shared) return m_policies.experts.routed;
-    else return m_policies.experts;
+    if constexpr (has_shared)
+      return m_policies.experts.routed;
+    else
+      return m_policies.experts;
   }
 
   Parameters parameters(Allocator<Exec> const& allocate) const;
   State state(Allocator<Exec> const& allocate) const;
   Saved lay_out(detail::Arena& arena, Sizes const& sizes) const;
-  Routing<T, Exec> routing(State const& state, Inputs const& inputs, Saved const& saved, Sizes const& sizes,
-                           Mode mode, std::uint64_t step) const;
+  Routing<T, Exec> routing(State const& state, Inputs const& inputs, Saved const& saved, Sizes const& sizes, Mode mode,
+                           std::uint64_t step) const;
   void check_call(Parameters const& parameters, State const& state, Inputs const& inputs, Sizes const& sizes,
                   Workspace<Exec> const& workspace, std::size_t needed) const;
   void route(Exec const& exec, State const& state, Parameters const& parameters, Inputs const& inputs,
@@ -318,8 +321,8 @@ private:
 
 } // namespace kokomo::inline v0
 
-#include <kokomo/detail/layer_memory.hpp>
-#include <kokomo/detail/layer_forward.hpp>
 #include <kokomo/detail/layer_backward.hpp>
+#include <kokomo/detail/layer_forward.hpp>
+#include <kokomo/detail/layer_memory.hpp>
 
 #endif

@@ -26,9 +26,7 @@ template <class T, class Exec> struct Routing {
   Mode mode = Mode::inference;
   std::uint64_t step = 0; ///< keys random choices, with the policy's seed
 
-  KOKKOS_FUNCTION bool masked(offset_t token) const {
-    return token_mask.data() != nullptr && token_mask[token] == 0;
-  }
+  KOKKOS_FUNCTION bool masked(offset_t token) const { return token_mask.data() != nullptr && token_mask[token] == 0; }
   KOKKOS_FUNCTION compute_type const* row(offset_t token) const { return &logits(token, 0); }
 };
 

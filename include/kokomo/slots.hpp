@@ -16,14 +16,12 @@ struct combine {};  ///< how the experts' outputs become the layer's
 
 namespace detail {
 
-template <class Tag, class Default, class... Policies> struct FindSlot {
-  using type = Default;
-};
+template <class Tag, class Default, class... Policies> struct FindSlot { using type = Default; };
 template <class Tag, class Default, class First, class... Rest> struct FindSlot<Tag, Default, First, Rest...> {
   using type = typename FindSlot<Tag, Default, Rest...>::type;
 };
 template <class Tag, class Default, class First, class... Rest>
-  requires std::is_same_v<typename First::slot, Tag>
+requires std::is_same_v<typename First::slot, Tag>
 struct FindSlot<Tag, Default, First, Rest...> {
   using type = First;
 };

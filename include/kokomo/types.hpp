@@ -26,11 +26,13 @@ inline constexpr int dynamic = -1;
 template <class T> using compute_t = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 template <class T>
-inline constexpr bool is_storage_v = std::is_same_v<T, float> || std::is_same_v<T, double> ||
-                                     std::is_same_v<T, bfloat16> || std::is_same_v<T, float16>;
+inline constexpr bool is_storage_v =
+    std::is_same_v<T, float> || std::is_same_v<T, double> || std::is_same_v<T, bfloat16> || std::is_same_v<T, float16>;
 
 /// The value after a trip through storage type T: what published code that works in T would hold.
-template <class T, class C> KOKKOS_FUNCTION C rounded_to(C value) { return static_cast<C>(static_cast<T>(value)); }
+template <class T, class C> KOKKOS_FUNCTION C rounded_to(C value) {
+  return static_cast<C>(static_cast<T>(value));
+}
 
 /// The one form in which data crosses a slot: unmanaged, row-major, in the execution space's memory.
 template <class T, class Exec>
@@ -45,9 +47,9 @@ template <class T, class Exec> using OwnedTensor = Kokkos::View<T***, Kokkos::La
 
 /// Sizes of a layer. `tokens` is the largest batch of one call; a call may bring fewer.
 struct Shape {
-  offset_t tokens = 0;  ///< >= 0
-  offset_t hidden = 0;  ///< >= 1, width of the layer's input and output
-  offset_t experts = 0; ///< >= 1, routed experts with weights (zero-computation experts come on top)
+  offset_t tokens = 0;        ///< >= 0
+  offset_t hidden = 0;        ///< >= 1, width of the layer's input and output
+  offset_t experts = 0;       ///< >= 1, routed experts with weights (zero-computation experts come on top)
   offset_t router_hidden = 0; ///< width of the router's input where it reads another tensor; 0: hidden
 };
 

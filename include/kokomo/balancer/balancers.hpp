@@ -12,11 +12,12 @@ namespace kokomo::inline v0 {
 namespace detail {
 template <class Policy>
 concept HasBias = requires(Policy const& p) {
-  { &Policy::template bias<float, Kokkos::DefaultExecutionSpace> };
+  {&Policy::template bias<float, Kokkos::DefaultExecutionSpace>};
 };
 } // namespace detail
 
-/// Several balancers at once: their losses and gradients add up, each keeps its own state. At most one may bias selection.
+/// Several balancers at once: their losses and gradients add up, each keeps its own state. At most one may bias
+/// selection.
 ///
 ///     kokomo::Balancers<kokomo::SelectionBias, kokomo::ZLoss>{{{.rate = 1e-3f}, {.coefficient = 1e-4f}}}
 template <class... Parts> struct Balancers {
@@ -47,7 +48,8 @@ template <class... Parts> struct Balancers {
     Saved(detail::Arena& arena, Balancers const& policy, Sizes const& sizes)
         : parts(std::apply(
               [&](auto const&... p) {
-                return std::tuple<saved_t<Parts, T, Exec>...>{detail::make<saved_t<Parts, T, Exec>>(arena, p, sizes)...};
+                return std::tuple<saved_t<Parts, T, Exec>...>{
+                    detail::make<saved_t<Parts, T, Exec>>(arena, p, sizes)...};
               },
               policy.parts)) {}
   };
@@ -66,8 +68,7 @@ template <class... Parts> struct Balancers {
   }
   template <class T, class Exec>
   void observe(Exec const& exec, Routing<T, Exec> const& routing, Assignment<T, Exec> const& a,
-               State<T, Exec> const& state, Saved<T, Exec> const& saved,
-               Vector<compute_t<T>, Exec> const& loss) const {
+               State<T, Exec> const& state, Saved<T, Exec> const& saved, Vector<compute_t<T>, Exec> const& loss) const {
     for_each_part([&]<std::size_t I>(auto const& p) {
       auto const& s = std::get<I>(state.parts);
       auto const& kept = std::get<I>(saved.parts);
@@ -95,7 +96,8 @@ private:
   template <class F> void for_each_part(F const& f) const {
     [&]<std::size_t... I>(std::index_sequence<I...>) {
       (f.template operator()<I>(std::get<I>(parts)), ...);
-    }(std::index_sequence_for<Parts...>{});
+    }
+    (std::index_sequence_for<Parts...>{});
   }
 };
 

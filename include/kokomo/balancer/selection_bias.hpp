@@ -36,8 +36,10 @@ template <class C, class Exec> struct UpdateBias {
     C const mean = C(total) / C(counts.extent(0));
     for (std::size_t e = 0; e < counts.extent(0); ++e) {
       C const missing = mean - C(counts[e]);
-      if (update == BiasUpdate::sign) bias[e] += rate * C((missing > C(0)) - (missing < C(0)));
-      else if (mean > C(0)) bias[e] += rate * missing / mean;
+      if (update == BiasUpdate::sign)
+        bias[e] += rate * C((missing > C(0)) - (missing < C(0)));
+      else if (mean > C(0))
+        bias[e] += rate * missing / mean;
       counts[e] = 0;
     }
   }
@@ -70,9 +72,7 @@ struct SelectionBias {
     }
   };
 
-  void check(Sizes const&) const {
-    detail::require(rate >= 0, 106, "SelectionBias rate = ", rate, ", expected >= 0");
-  }
+  void check(Sizes const&) const { detail::require(rate >= 0, 106, "SelectionBias rate = ", rate, ", expected >= 0"); }
 
   template <class T, class Exec> Vector<compute_t<T> const, Exec> bias(State<T, Exec> const& state) const {
     return state.bias;

@@ -79,9 +79,8 @@ struct ZLoss {
                Saved<T, Exec> const& saved, Vector<compute_t<T>, Exec> const& loss) const {
     detail::for_each(exec, "kokomo::ZLoss::term", routing.sizes.tokens,
                      detail::ZLossTerm<T, Exec>{routing, saved.term});
-    detail::for_each(
-        exec, "kokomo::ZLoss::add", 1,
-        detail::AddZLoss<T, Exec>{routing, saved.term, compute_t<T>(coefficient), saved.tokens, loss});
+    detail::for_each(exec, "kokomo::ZLoss::add", 1,
+                     detail::AddZLoss<T, Exec>{routing, saved.term, compute_t<T>(coefficient), saved.tokens, loss});
   }
 
   template <class T, class Exec>

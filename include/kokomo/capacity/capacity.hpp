@@ -50,7 +50,7 @@ template <class Score, class T, class Exec> struct ScoreEntries {
   using C = compute_t<T>;
   Routing<T, Exec> routing;
   Assignment<T, Exec> a;
-  Vector<C, Exec> score;     // [entries] of the entry, or of its token's first choice
+  Vector<C, Exec> score;        // [entries] of the entry, or of its token's first choice
   Vector<index_t, Exec> choice; // [entries]
   bool of_token;
 
@@ -107,11 +107,11 @@ template <class C, class T, class Exec> struct ServeQueue {
 ///
 ///     C = max(minimum, places > 0 ? places : fraction > 0 ? ceil(fraction * n) : ceil(factor * n * k / E))
 ///
-/// with n the tokens of a sequence (of the batch where `tokens_per_sequence` is 0), k the most entries a token has and E
-/// the experts. Each sequence has its own places. Scores are those of the gate's score function. A dropped entry keeps
-/// its expert in the Assignment, its row is `none`; whether it keeps its share of the weights is the gate's `drops`.
-/// Source: Switch, GShard, V-MoE, Megatron (docs/policies/capacity/capacity.md).
-/// \throws kokomo::Error 108 for negative settings, or where none of places, fraction and factor is positive
+/// with n the tokens of a sequence (of the batch where `tokens_per_sequence` is 0), k the most entries a token has and
+/// E the experts. Each sequence has its own places. Scores are those of the gate's score function. A dropped entry
+/// keeps its expert in the Assignment, its row is `none`; whether it keeps its share of the weights is the gate's
+/// `drops`. Source: Switch, GShard, V-MoE, Megatron (docs/policies/capacity/capacity.md). \throws kokomo::Error 108 for
+/// negative settings, or where none of places, fraction and factor is positive
 struct Capacity {
   using slot = slots::capacity;
 

@@ -59,8 +59,8 @@ struct NormalizedSum {
         : sum(arena.matrix<compute_t<T>, Exec>(sizes.tokens, sizes.hidden)) {}
   };
   template <class T, class Exec> struct BackwardScratch {
-    Matrix<compute_t<T>, Exec> dy, d_sum;  // [tokens, hidden]
-    Vector<compute_t<T>, Exec> inverse; // [tokens]
+    Matrix<compute_t<T>, Exec> dy, d_sum; // [tokens, hidden]
+    Vector<compute_t<T>, Exec> inverse;   // [tokens]
 
     BackwardScratch(detail::Arena& arena, NormalizedSum const&, Sizes const& sizes)
         : dy(arena.matrix<compute_t<T>, Exec>(sizes.tokens, sizes.hidden)),

@@ -128,9 +128,9 @@ struct WeightedSum {
     detail::for_each(exec, "kokomo::WeightedSum::finish_backward", offset_t(dy.size()),
                      detail::FinishSumBackward<T>{dy.data(), d_routed, d_shared, C(routed_scale), C(scale)});
     if (bias)
-      detail::for_each(exec, "kokomo::WeightedSum::bias_gradient", offset_t(dy.extent(1)),
-                       detail::BiasGradient<T>{dy.data(), offset_t(dy.extent(0)), offset_t(dy.extent(1)),
-                                               grads.bias.data(), write});
+      detail::for_each(
+          exec, "kokomo::WeightedSum::bias_gradient", offset_t(dy.extent(1)),
+          detail::BiasGradient<T>{dy.data(), offset_t(dy.extent(0)), offset_t(dy.extent(1)), grads.bias.data(), write});
   }
 };
 

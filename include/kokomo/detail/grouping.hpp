@@ -10,7 +10,9 @@ namespace kokomo::inline v0::detail {
 /// Tokens that one thread counts and places. Many small blocks feed a device, few suffice for a host's threads.
 inline constexpr offset_t grouping_block = 64;
 
-inline offset_t grouping_blocks(offset_t tokens) { return (tokens + grouping_block - 1) / grouping_block; }
+inline offset_t grouping_blocks(offset_t tokens) {
+  return (tokens + grouping_block - 1) / grouping_block;
+}
 
 /// Each block counts its executed entries by expert.
 template <class T, class Exec> struct CountBlock {

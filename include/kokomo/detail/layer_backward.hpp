@@ -16,8 +16,8 @@ void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, Stat
   detail::Arena counted;
   (void)BackwardScratch(counted, *this, sizes, workspace.workers());
   check_call(parameters, state, inputs, sizes, workspace, counted.used());
-  require(tape.tokens() == sizes.tokens, 207, "the tape holds ", tape.tokens(), " tokens, expected those of x: ",
-          sizes.tokens);
+  require(tape.tokens() == sizes.tokens, 207, "the tape holds ", tape.tokens(),
+          " tokens, expected those of x: ", sizes.tokens);
   Saved const saved = this->saved(tape);
   detail::check_extents("gradients", grads, m_parameter_extents);
   auto const x = inputs.x.checked("x", {sizes.tokens, sizes.hidden});
@@ -25,7 +25,8 @@ void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, Stat
   auto const dx_out = d_inputs.x.checked("dx", {sizes.tokens, sizes.hidden});
   bool const own_router_input = inputs.router_input.given();
   require(own_router_input == d_inputs.router_input.given(), 203, "d_inputs.router_input is ",
-          own_router_input ? "missing, though inputs.router_input was given" : "given, though inputs.router_input is not");
+          own_router_input ? "missing, though inputs.router_input was given"
+                           : "given, though inputs.router_input is not");
   if (own_router_input)
     (void)d_inputs.router_input.checked("d_inputs.router_input", {sizes.tokens, sizes.router_width});
   require(!d_inputs.x.overlaps(inputs.x) && !d_inputs.x.overlaps(dy_argument) &&
@@ -65,9 +66,9 @@ void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, Stat
   if constexpr (weighs_input) {
     auto unscaled = rows.x;
     unscaled.scale = nullptr;
-    detail::for_each(exec, "kokomo::Layer::d_weight", rows.rows.rows,
-                     detail::RowDot<T, Exec>{rows.rows, scratch.dx_rows.data(), unscaled, width,
-                                             scratch.d_weight_rows.data()});
+    detail::for_each(
+        exec, "kokomo::Layer::d_weight", rows.rows.rows,
+        detail::RowDot<T, Exec>{rows.rows, scratch.dx_rows.data(), unscaled, width, scratch.d_weight_rows.data()});
   }
   if constexpr (has_space) {
     auto const d_entered = Matrix<Compute, Exec>(scratch.d_combined.data(), std::size_t(sizes.tokens),
@@ -101,10 +102,10 @@ void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, Stat
   if (own_router_input)
     detail::fill(exec, "kokomo::Layer::reset", scratch.d_router_input.data(), offset_t(scratch.d_router_input.size()),
                  0);
-  m_policies.router.scorer.template backward<T>(
-      exec, parameters.router, router_input(inputs, sizes), inputs.scorer, saved.logits, scratch.d_logits,
-      own_router_input ? scratch.d_router_input : scratch.dx, d_inputs.scorer, grads.router, write, saved.scorer,
-      scratch.scorer, scratch.workers);
+  m_policies.router.scorer.template backward<T>(exec, parameters.router, router_input(inputs, sizes), inputs.scorer,
+                                                saved.logits, scratch.d_logits,
+                                                own_router_input ? scratch.d_router_input : scratch.dx, d_inputs.scorer,
+                                                grads.router, write, saved.scorer, scratch.scorer, scratch.workers);
 
   detail::convert(exec, "kokomo::Layer::dx", scratch.dx.data(), dx_out.data(), offset_t(dx_out.size()));
   if (own_router_input) {

@@ -26,13 +26,13 @@ KOKOMO_LAYER_TEMPLATE
 void KOKOMO_LAYER::check_call(Parameters const& parameters, State const& state, Inputs const& inputs,
                               Sizes const& sizes, Workspace<Exec> const& workspace, std::size_t needed) const {
   using detail::require;
-  require(sizes.tokens <= m_shape.tokens, 201, "x has ", sizes.tokens, " tokens, expected at most shape.tokens = ",
-          m_shape.tokens);
+  require(sizes.tokens <= m_shape.tokens, 201, "x has ", sizes.tokens,
+          " tokens, expected at most shape.tokens = ", m_shape.tokens);
   (void)inputs.x.checked("x", {sizes.tokens, sizes.hidden});
   (void)router_input(inputs, sizes);
   require(inputs.router_input.given() || sizes.router_width == sizes.hidden, 203,
-          "inputs.router_input is missing: shape.router_hidden = ", sizes.router_width, " differs from hidden = ",
-          sizes.hidden);
+          "inputs.router_input is missing: shape.router_hidden = ", sizes.router_width,
+          " differs from hidden = ", sizes.hidden);
   if (inputs.token_mask.given()) (void)inputs.token_mask.checked("inputs.token_mask", {sizes.tokens});
   auto const check_inputs = [&](auto const& policy, auto const& given) {
     if constexpr (requires { policy.template check_inputs<T, Exec>(given, sizes); })
@@ -57,7 +57,8 @@ void KOKOMO_LAYER::route(Exec const& exec, State const& state, Parameters const&
   auto const weigh = [&] {
     if constexpr (weighs_shared)
       m_policies.gate.template forward<T>(exec, parameters.gate, routing, inputs.gate, a, saved.gate);
-    else m_policies.gate.template forward<T>(exec, parameters.gate, routing, inputs.gate, a);
+    else
+      m_policies.gate.template forward<T>(exec, parameters.gate, routing, inputs.gate, a);
   };
   auto const record = [&] {
     detail::for_each(exec, "kokomo::Layer::record", 1, detail::RecordChosen<T, Exec>{a, saved.chosen.data()});
@@ -90,8 +91,10 @@ auto KOKOMO_LAYER::expert_rows(Inputs const& inputs, Saved const& saved, Sizes c
                                detail::WorkerScratch const& workers) const -> ExpertRows<T, Exec> {
   auto const& a = saved.assignment;
   T const* data = nullptr;
-  if constexpr (has_space) data = saved.space.x.data();
-  else data = inputs.x.checked("x", {sizes.tokens, sizes.hidden}).data();
+  if constexpr (has_space)
+    data = saved.space.x.data();
+  else
+    data = inputs.x.checked("x", {sizes.tokens, sizes.hidden}).data();
   return {{data, expert_sizes(sizes).hidden, a.token_of_row.data(), weighs_input ? a.weight_of_row.data() : nullptr},
           a.grouped(sizes.experts),
           workers};
@@ -129,8 +132,7 @@ void KOKOMO_LAYER::forward(Exec const& exec, Parameters const& parameters, State
   detail::for_each(exec, "kokomo::Layer::count_non_finite", sizes.tokens, detail::CountNonFinite<T, Exec>{routing});
   route(exec, state, parameters, inputs, routing, saved, scratch);
 
-  if constexpr (has_space)
-    m_policies.space.template enter<T>(exec, parameters.space, x, saved.space, scratch.workers);
+  if constexpr (has_space) m_policies.space.template enter<T>(exec, parameters.space, x, saved.space, scratch.workers);
   routed().template forward<T>(exec, parameters.experts, expert_rows(inputs, saved, sizes, scratch.workers),
                                scratch.rows, saved.experts, scratch.experts);
   Compute* combined = scratch.routed.data();

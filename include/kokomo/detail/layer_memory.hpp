@@ -4,7 +4,7 @@
 
 // Included by kokomo/layer.hpp: what a layer's parameters, state, tape and workspace are made of.
 
-#define KOKOMO_LAYER_TEMPLATE                                                                                           \
+#define KOKOMO_LAYER_TEMPLATE                                                                                          \
   template <class RouterT, class GateT, class BalancerT, class ExpertsT, class T, class ExecT, class... SlotPolicies>
 #define KOKOMO_LAYER Layer<RouterT, GateT, BalancerT, ExpertsT, T, ExecT, SlotPolicies...>
 
@@ -42,8 +42,10 @@ auto KOKOMO_LAYER::lay_out(detail::Arena& arena, Sizes const& sizes) const -> Sa
   Vector<Status, Exec> const status = arena.vector<Status, Exec>(1);
   Vector<offset_t, Exec> const chosen = arena.vector<offset_t, Exec>(1);
   auto const shared = [&] {
-    if constexpr (has_shared) return make<saved_t<Experts, T, Exec>>(arena, m_policies.experts, sizes);
-    else return Nothing{};
+    if constexpr (has_shared)
+      return make<saved_t<Experts, T, Exec>>(arena, m_policies.experts, sizes);
+    else
+      return Nothing{};
   };
   return Saved{logits,
                assignment,
@@ -70,10 +72,10 @@ inline WorkerScratch worker_scratch(Arena& arena, offset_t bytes, int workers) {
 KOKOMO_LAYER_TEMPLATE
 struct KOKOMO_LAYER::ForwardScratch {
   detail::WorkerScratch workers;
-  Matrix<index_t, Exec> block_counts;   // [blocks, experts] of the counting sort
-  Matrix<Compute, Exec> rows;           // [entries, expert width] the experts' outputs
-  Matrix<Compute, Exec> routed;         // [tokens, hidden] their weighted sum
-  Matrix<Compute, Exec> shared_out;     // [tokens, hidden]
+  Matrix<index_t, Exec> block_counts; // [blocks, experts] of the counting sort
+  Matrix<Compute, Exec> rows;         // [entries, expert width] the experts' outputs
+  Matrix<Compute, Exec> routed;       // [tokens, hidden] their weighted sum
+  Matrix<Compute, Exec> shared_out;   // [tokens, hidden]
   scratch_t<Scorer, T, Exec> scorer;
   scratch_t<Selector, T, Exec> selector;
   scratch_t<Capacity, T, Exec> capacity;
@@ -121,8 +123,7 @@ struct KOKOMO_LAYER::BackwardScratch {
         d_shared(arena.matrix<Compute, Exec>(has_shared ? sizes.tokens : 0, sizes.hidden)),
         d_combined(arena.matrix<Compute, Exec>(has_space ? sizes.tokens : 0, layer.expert_sizes(sizes).hidden)),
         dx_rows(arena.matrix<Compute, Exec>(sizes.entries, layer.expert_sizes(sizes).hidden)),
-        d_weight_rows(arena.vector<Compute, Exec>(sizes.entries)),
-        d_weight(arena.vector<Compute, Exec>(sizes.entries)),
+        d_weight_rows(arena.vector<Compute, Exec>(sizes.entries)), d_weight(arena.vector<Compute, Exec>(sizes.entries)),
         d_logits(arena.matrix<Compute, Exec>(sizes.tokens, sizes.columns)),
         d_joint(arena.matrix<Compute, Exec>(weighs_shared ? sizes.tokens : 0, sizes.shared)),
         scorer(detail::make<decltype(scorer)>(arena, layer.m_policies.router.scorer, sizes)),

@@ -8,8 +8,8 @@ namespace kokomo::inline v0::detail {
 
 /// y = x W^T (+ bias) for all rows alike: a grouped product of one group. W is [out, in].
 template <class Exec, class X, class W, class Y>
-void linear(Exec const& exec, char const* label, X const* x, offset_t rows, offset_t in, W const* weight,
-            W const* bias, offset_t out, Y* y, Write write, WorkerScratch const& workers) {
+void linear(Exec const& exec, char const* label, X const* x, offset_t rows, offset_t in, W const* weight, W const* bias,
+            offset_t out, Y* y, Write write, WorkerScratch const& workers) {
   using C = compute_t<X>;
   grouped_product(exec, label, GroupedRows{nullptr, nullptr, 1, rows}, RowSource<X, C>{x, in}, in,
                   WeightRef<W const>{weight, out * in, in, 1}, BiasRef<W const>{bias, out, 1}, out,

@@ -16,15 +16,17 @@ template <class C> struct Rank {
   }
 };
 
-template <class C> KOKKOS_FUNCTION Rank<C> ahead_of_all() { return {Kokkos::Experimental::infinity_v<C>, none}; }
+template <class C> KOKKOS_FUNCTION Rank<C> ahead_of_all() {
+  return {Kokkos::Experimental::infinity_v<C>, none};
+}
 
 /// NaN ranks last.
 template <class C> KOKKOS_FUNCTION C rankable(C value) {
   return value == value ? value : -Kokkos::Experimental::infinity_v<C>;
 }
 
-/// The best of values[0, n) that ranks after `previous`; index `none` if there is no more. Calling it k times yields the
-/// k best in order without marking what was taken.
+/// The best of values[0, n) that ranks after `previous`; index `none` if there is no more. Calling it k times yields
+/// the k best in order without marking what was taken.
 template <class C> KOKKOS_FUNCTION Rank<C> next_best(C const* values, index_t n, Rank<C> const& previous) {
   Rank<C> best{C(0), none};
   for (index_t i = 0; i < n; ++i) {

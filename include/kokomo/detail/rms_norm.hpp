@@ -54,8 +54,7 @@ template <class C, class X> struct RmsNormBackward {
     C along = 0; // sum_h dy_h gain_h x_h
     for (offset_t h = 0; h < width; ++h) along += g[h] * settings.gain(h) * C(in[h]);
     C const pull = along * inverse * inverse / C(width);
-    for (offset_t h = 0; h < width; ++h)
-      dx[row * width + h] += inverse * (g[h] * settings.gain(h) - C(in[h]) * pull);
+    for (offset_t h = 0; h < width; ++h) dx[row * width + h] += inverse * (g[h] * settings.gain(h) - C(in[h]) * pull);
     inverse_of_row[row] = inverse;
   }
 };

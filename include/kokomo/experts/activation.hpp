@@ -56,22 +56,34 @@ struct AnyActivation {
 
   template <class C> KOKKOS_FUNCTION C value(C x) const {
     switch (kind) {
-    case ActivationKind::silu: return Silu{}.value(x);
-    case ActivationKind::gelu: return Gelu{}.value(x);
-    case ActivationKind::gelu_tanh: return GeluTanh{}.value(x);
-    case ActivationKind::relu: return Relu{}.value(x);
-    case ActivationKind::squared_relu: return SquaredRelu{}.value(x);
-    default: return x;
+    case ActivationKind::silu:
+      return Silu{}.value(x);
+    case ActivationKind::gelu:
+      return Gelu{}.value(x);
+    case ActivationKind::gelu_tanh:
+      return GeluTanh{}.value(x);
+    case ActivationKind::relu:
+      return Relu{}.value(x);
+    case ActivationKind::squared_relu:
+      return SquaredRelu{}.value(x);
+    default:
+      return x;
     }
   }
   template <class C> KOKKOS_FUNCTION C slope(C x) const {
     switch (kind) {
-    case ActivationKind::silu: return Silu{}.slope(x);
-    case ActivationKind::gelu: return Gelu{}.slope(x);
-    case ActivationKind::gelu_tanh: return GeluTanh{}.slope(x);
-    case ActivationKind::relu: return Relu{}.slope(x);
-    case ActivationKind::squared_relu: return SquaredRelu{}.slope(x);
-    default: return C(1);
+    case ActivationKind::silu:
+      return Silu{}.slope(x);
+    case ActivationKind::gelu:
+      return Gelu{}.slope(x);
+    case ActivationKind::gelu_tanh:
+      return GeluTanh{}.slope(x);
+    case ActivationKind::relu:
+      return Relu{}.slope(x);
+    case ActivationKind::squared_relu:
+      return SquaredRelu{}.slope(x);
+    default:
+      return C(1);
     }
   }
 };

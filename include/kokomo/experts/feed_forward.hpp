@@ -30,10 +30,10 @@ template <class T, class Exec> struct ExpertRows {
 /// What comes back to the rows of experts in backward.
 template <class T, class Exec> struct ExpertRowGradients {
   using C = compute_t<T>;
-  detail::RowSource<C, C> d_out;           ///< gradient of the combined output, read by row, without the weight
-  C const* weight = nullptr;               ///< [rows] weight on the output; null: one
-  Matrix<C, Exec> dx;                      ///< [rows, width] out: gradient of the row read through x
-  C* d_weight = nullptr;                   ///< [rows] out: <d_out, expert(x)>; null: not wanted
+  detail::RowSource<C, C> d_out; ///< gradient of the combined output, read by row, without the weight
+  C const* weight = nullptr;     ///< [rows] weight on the output; null: one
+  Matrix<C, Exec> dx;            ///< [rows, width] out: gradient of the row read through x
+  C* d_weight = nullptr;         ///< [rows] out: <d_out, expert(x)>; null: not wanted
 };
 
 namespace detail {
@@ -214,9 +214,9 @@ template <class ActivationT> struct FeedForwardExperts {
     }
     detail::grouped_product(exec, "kokomo::FeedForwardExperts::up", in.rows, in.x, width, constant(up.weight),
                             constant(up.bias), intermediate, pre, Write::overwrite, in.workers);
-    detail::for_each(exec, "kokomo::FeedForwardExperts::activate", in.rows.rows,
-                     detail::Activate<T, Activation>{in.rows, saved.pre.data(), scratch.hidden.data(), intermediate,
-                                                     activation});
+    detail::for_each(
+        exec, "kokomo::FeedForwardExperts::activate", in.rows.rows,
+        detail::Activate<T, Activation>{in.rows, saved.pre.data(), scratch.hidden.data(), intermediate, activation});
     detail::grouped_product(exec, "kokomo::FeedForwardExperts::down", in.rows, hidden_rows<T>(scratch.hidden.data()),
                             intermediate, constant(down.weight), constant(down.bias), width,
                             detail::RowTarget<compute_t<T>>{out.data(), width}, Write::overwrite, in.workers);
@@ -237,10 +237,10 @@ template <class ActivationT> struct FeedForwardExperts {
                             constant(down.weight.transposed()), detail::BiasRef<T const>{}, intermediate,
                             detail::RowTarget<C>{scratch.d_hidden.data(), intermediate}, Write::overwrite, in.workers);
     detail::for_each(exec, "kokomo::FeedForwardExperts::activate_backward", in.rows.rows,
-                     detail::ActivateBackward<T, Activation>{
-                         in.rows, saved.pre.data(), scratch.d_hidden.data(), scratch.d_pre.data(),
-                         scratch.hidden.data(), intermediate, d.d_out, constant(down.bias), width, d.weight,
-                         d.d_weight, activation});
+                     detail::ActivateBackward<T, Activation>{in.rows, saved.pre.data(), scratch.d_hidden.data(),
+                                                             scratch.d_pre.data(), scratch.hidden.data(), intermediate,
+                                                             d.d_out, constant(down.bias), width, d.weight, d.d_weight,
+                                                             activation});
     detail::grouped_outer_product(exec, "kokomo::FeedForwardExperts::down_gradient", in.rows, d.d_out, width,
                                   hidden_rows<T>(scratch.hidden.data()), intermediate, d_down.weight, write,
                                   in.workers);
@@ -252,8 +252,8 @@ template <class ActivationT> struct FeedForwardExperts {
     detail::RowSource<C, C> d_pre{scratch.d_pre.data(), columns};
     auto const project_back = [&](detail::Projection<T> const& p, detail::Projection<T> const& gradient,
                                   Write dx_write) {
-      detail::grouped_outer_product(exec, "kokomo::FeedForwardExperts::up_gradient", in.rows, d_pre, intermediate,
-                                    in.x, width, gradient.weight, write, in.workers);
+      detail::grouped_outer_product(exec, "kokomo::FeedForwardExperts::up_gradient", in.rows, d_pre, intermediate, in.x,
+                                    width, gradient.weight, write, in.workers);
       if (bias)
         detail::grouped_row_sum(exec, "kokomo::FeedForwardExperts::up_bias_gradient", in.rows, d_pre, intermediate,
                                 gradient.bias, write);

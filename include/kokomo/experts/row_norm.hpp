@@ -100,7 +100,7 @@ template <class InnerT> struct RowNorm {
 
     Parameters() = default;
     Parameters(Allocator<Exec> const& allocate, RowNorm const& policy, Sizes const& sizes)
-        : inner(allocate, policy.inner, sizes) {
+        : inner(detail::make<decltype(inner)>(allocate, policy.inner, sizes)) {
       allocate(norm, "kokomo::RowNorm::norm", sizes.hidden);
     }
     template <class F> void for_each(F&& f, std::string const& prefix) const {
@@ -113,15 +113,17 @@ template <class InnerT> struct RowNorm {
     Matrix<compute_t<T>, Exec> raw; ///< [rows, width]
 
     Saved(detail::Arena& arena, RowNorm const& policy, Sizes const& sizes)
-        : inner(arena, policy.inner, sizes), raw(arena.matrix<compute_t<T>, Exec>(sizes.entries, sizes.hidden)) {}
+        : inner(detail::make<decltype(inner)>(arena, policy.inner, sizes)),
+          raw(arena.matrix<compute_t<T>, Exec>(sizes.entries, sizes.hidden)) {}
   };
-  template <class T, class Exec> using Scratch = scratch_t<Inner, T, Exec>;
+  template <class T, class Exec> using Scratch = detail::OfInner<scratch_t<Inner, T, Exec>>;
   template <class T, class Exec> struct BackwardScratch {
     backward_scratch_t<Inner, T, Exec> inner;
     Matrix<compute_t<T>, Exec> d_raw, d_gain; ///< [rows, width]
 
     BackwardScratch(detail::Arena& arena, RowNorm const& policy, Sizes const& sizes)
-        : inner(arena, policy.inner, sizes), d_raw(arena.matrix<compute_t<T>, Exec>(sizes.entries, sizes.hidden)),
+        : inner(detail::make<decltype(inner)>(arena, policy.inner, sizes)),
+          d_raw(arena.matrix<compute_t<T>, Exec>(sizes.entries, sizes.hidden)),
           d_gain(arena.matrix<compute_t<T>, Exec>(sizes.entries, sizes.hidden)) {}
   };
 

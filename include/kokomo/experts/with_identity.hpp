@@ -65,10 +65,10 @@ template <class InnerT> struct WithIdentity {
   index_t identity = 0; ///< >= 0
   index_t zero = 0;     ///< >= 0
 
-  template <class T, class Exec> using Parameters = parameters_t<Inner, T, Exec>;
-  template <class T, class Exec> using Saved = saved_t<Inner, T, Exec>;
-  template <class T, class Exec> using Scratch = scratch_t<Inner, T, Exec>;
-  template <class T, class Exec> using BackwardScratch = backward_scratch_t<Inner, T, Exec>;
+  template <class T, class Exec> using Parameters = detail::OfInner<parameters_t<Inner, T, Exec>>;
+  template <class T, class Exec> using Saved = detail::OfInner<saved_t<Inner, T, Exec>>;
+  template <class T, class Exec> using Scratch = detail::OfInner<scratch_t<Inner, T, Exec>>;
+  template <class T, class Exec> using BackwardScratch = detail::OfInner<backward_scratch_t<Inner, T, Exec>>;
 
   void check(Sizes const& sizes) const {
     detail::require(identity >= 0 && zero >= 0, 101, "identity experts = ", identity, ", zero experts = ", zero,
@@ -93,9 +93,9 @@ template <class InnerT> struct WithIdentity {
                 Saved<T, Exec> const& saved, BackwardScratch<T, Exec> const& scratch) const {
     inner.template backward<T>(exec, parameters, weighted(in), d, grads, write, saved, scratch);
     for_each_kind<T, Exec>(in, offset_t(d.dx.extent(1)), [&](char const* label, auto const& tail, auto factor) {
-      detail::for_each(exec, label, in.rows.rows,
-                       detail::CopyRowsBackward<T, Exec>{tail, in.x, d.d_out, d.weight, d.dx.data(), d.d_weight,
-                                                         factor});
+      detail::for_each(
+          exec, label, in.rows.rows,
+          detail::CopyRowsBackward<T, Exec>{tail, in.x, d.d_out, d.weight, d.dx.data(), d.d_weight, factor});
     });
   }
 

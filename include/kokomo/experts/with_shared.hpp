@@ -82,8 +82,10 @@ template <class C, class Exec> struct ShareByRow {
   KOKKOS_FUNCTION void operator()(offset_t row) const {
     auto const tokens = offset_t(by_token.extent(0));
     C& token_side = by_token(row % tokens, row / tokens);
-    if (to_row) by_row[row] = token_side;
-    else token_side = by_row[row];
+    if (to_row)
+      by_row[row] = token_side;
+    else
+      token_side = by_row[row];
   }
 };
 
@@ -107,11 +109,11 @@ template <class C> struct SumShared {
   }
 };
 
-template <class Routed> struct DefaultShared {
-  using type = Routed;
-};
+template <class Routed> struct DefaultShared { using type = Routed; };
 template <class Routed>
-  requires requires { typename Routed::Inner; }
+requires requires {
+  typename Routed::Inner;
+}
 struct DefaultShared<Routed> : DefaultShared<typename Routed::Inner> {};
 
 } // namespace detail
@@ -204,16 +206,15 @@ struct WithShared {
     detail::for_each(exec, "kokomo::WithShared::rows", count * tokens, saved.rows);
     if constexpr (std::is_same_v<Share, SigmoidShare>)
       detail::for_each(exec, "kokomo::WithShared::share", tokens,
-                       detail::SigmoidOfProduct<T>{x.data(), parameters.share.gate.data(), saved.share.data(),
-                                                   hidden});
+                       detail::SigmoidOfProduct<T>{x.data(), parameters.share.gate.data(), saved.share.data(), hidden});
     if constexpr (std::is_same_v<Share, JointShare>)
       detail::for_each(exec, "kokomo::WithShared::share", count * tokens,
                        detail::ShareByRow<C, Exec>{joint, saved.share.data(), true});
     shared.template forward<T>(exec, parameters.experts, rows<T>(x, saved, workers), scratch.out, saved.experts,
                                scratch.experts);
-    detail::for_each(exec, "kokomo::WithShared::sum", tokens * hidden,
-                     detail::SumShared<C>{scratch.out.data(), share(saved), out.data(), tokens, hidden, count,
-                                          Write::overwrite});
+    detail::for_each(
+        exec, "kokomo::WithShared::sum", tokens * hidden,
+        detail::SumShared<C>{scratch.out.data(), share(saved), out.data(), tokens, hidden, count, Write::overwrite});
   }
 
   /// \param[in] d_out [tokens, hidden] gradient of the shared part

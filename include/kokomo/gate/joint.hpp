@@ -37,8 +37,10 @@ template <class T, class Exec> struct JointWeigh {
     for (offset_t i = a.token_offsets[token]; i < a.token_offsets[token + 1]; ++i) a.weight[i] = 0;
     for_each_joint<SigmoidScore>(routing, a, token, [&](C s, index_t, offset_t i, index_t j) {
       C const weight = round_weights ? rounded_to<T>(s * factor) : s * factor;
-      if (j == none) a.weight[i] = weight;
-      else shared_weight(token, j) = weight;
+      if (j == none)
+        a.weight[i] = weight;
+      else
+        shared_weight(token, j) = weight;
     });
   }
 };
@@ -131,8 +133,8 @@ struct JointSigmoidGate {
   }
 
   template <class T, class Exec>
-  void forward(Exec const& exec, Parameters<T, Exec> const& parameters, Routing<T, Exec> const& routing,
-               Nothing const&, Assignment<T, Exec> const& a, Saved<T, Exec> const& saved) const {
+  void forward(Exec const& exec, Parameters<T, Exec> const& parameters, Routing<T, Exec> const& routing, Nothing const&,
+               Assignment<T, Exec> const& a, Saved<T, Exec> const& saved) const {
     detail::for_each(exec, "kokomo::JointSigmoidGate::forward", a.tokens,
                      detail::JointWeigh<T, Exec>{routing, a, compute_t<T>(scale), parameters.global_scale.data(),
                                                  saved.shared_weight, round_weights});
@@ -142,15 +144,14 @@ struct JointSigmoidGate {
   template <class T, class Exec>
   void backward(Exec const& exec, Parameters<T, Exec> const& parameters, Routing<T, Exec> const& routing,
                 Assignment<T, Exec> const& a, Vector<compute_t<T> const, Exec> const& d_weight,
-                Matrix<compute_t<T> const, Exec> const& d_shared_weight,
-                Matrix<compute_t<T>, Exec> const& d_logits, Parameters<T, Exec> const& grads, Write write,
-                BackwardScratch<T, Exec> const& scratch) const {
+                Matrix<compute_t<T> const, Exec> const& d_shared_weight, Matrix<compute_t<T>, Exec> const& d_logits,
+                Parameters<T, Exec> const& grads, Write write, BackwardScratch<T, Exec> const& scratch) const {
     detail::for_each(exec, "kokomo::JointSigmoidGate::backward", a.tokens,
                      detail::JointGradient<T, Exec>{routing, a, compute_t<T>(scale), parameters.global_scale.data(),
                                                     d_weight, d_shared_weight, d_logits, scratch.d_global});
-    detail::for_each(exec, "kokomo::JointSigmoidGate::backward_scale", 1,
-                     detail::SumInOrder<compute_t<T>>{scratch.d_global.data(), a.tokens, grads.global_scale.data(),
-                                                      write});
+    detail::for_each(
+        exec, "kokomo::JointSigmoidGate::backward_scale", 1,
+        detail::SumInOrder<compute_t<T>>{scratch.d_global.data(), a.tokens, grads.global_scale.data(), write});
   }
 };
 

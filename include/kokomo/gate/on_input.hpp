@@ -6,14 +6,14 @@ namespace kokomo::inline v0 {
 
 /// The same gate, its weight multiplying the expert's input instead of its output: expert(w x) (Llama 4). The experts'
 /// nonlinearity sees the weight, so the two differ.
-template <class Gate> struct OnInput : Gate {
-  static constexpr bool weighs_input = true;
-};
+template <class Gate> struct OnInput : Gate { static constexpr bool weighs_input = true; };
 
 namespace detail {
 template <class Gate> constexpr bool weighs_input() {
-  if constexpr (requires { Gate::weighs_input; }) return Gate::weighs_input;
-  else return false;
+  if constexpr (requires { Gate::weighs_input; })
+    return Gate::weighs_input;
+  else
+    return false;
 }
 } // namespace detail
 

@@ -55,10 +55,17 @@ template <class Score, class T, class Exec> struct GateToken {
         sum += settings.normalize == Normalize::p_norm ? Kokkos::pow(Kokkos::abs(s_i), settings.p) : s_i;
       }
     switch (settings.normalize) {
-    case Normalize::sum_plus_epsilon: divisor = sum + settings.epsilon; break;
-    case Normalize::sum_clamp_min: divisor = Kokkos::max(sum, settings.epsilon); break;
-    case Normalize::p_norm: divisor = Kokkos::pow(sum, C(1) / settings.p); break;
-    default: divisor = sum;
+    case Normalize::sum_plus_epsilon:
+      divisor = sum + settings.epsilon;
+      break;
+    case Normalize::sum_clamp_min:
+      divisor = Kokkos::max(sum, settings.epsilon);
+      break;
+    case Normalize::p_norm:
+      divisor = Kokkos::pow(sum, C(1) / settings.p);
+      break;
+    default:
+      divisor = sum;
     }
   }
   KOKKOS_FUNCTION bool counts(offset_t i) const {
@@ -70,13 +77,15 @@ template <class Score, class T, class Exec> struct GateToken {
   /// d divisor / d s_i
   KOKKOS_FUNCTION C divisor_slope(C s_i) const {
     switch (settings.normalize) {
-    case Normalize::none: return 0;
-    case Normalize::sum_clamp_min: return sum > settings.epsilon ? C(1) : C(0);
+    case Normalize::none:
+      return 0;
+    case Normalize::sum_clamp_min:
+      return sum > settings.epsilon ? C(1) : C(0);
     case Normalize::p_norm:
-      return sum > C(0) ? (s_i < C(0) ? C(-1) : C(1)) * Kokkos::pow(Kokkos::abs(s_i), settings.p - C(1)) *
-                              divisor / sum
+      return sum > C(0) ? (s_i < C(0) ? C(-1) : C(1)) * Kokkos::pow(Kokkos::abs(s_i), settings.p - C(1)) * divisor / sum
                         : C(0);
-    default: return 1;
+    default:
+      return 1;
     }
   }
 };
@@ -176,10 +185,10 @@ template <class ScoreT, Normalize DefaultNormalize = Normalize::none> struct Sco
 
   Normalize normalize = DefaultNormalize;
   float epsilon = DefaultNormalize == Normalize::none ? 0.0f : 1e-20f; ///< >= 0
-  float p = 1;               ///< >= 1, for Normalize::p_norm
-  float scale = 1;           ///< routed scaling factor
-  bool expert_scales = false; ///< a learnable factor an expert
-  bool round_weights = false; ///< weights rounded to the storage type
+  float p = 1;                                                         ///< >= 1, for Normalize::p_norm
+  float scale = 1;                                                     ///< routed scaling factor
+  bool expert_scales = false;                                          ///< a learnable factor an expert
+  bool round_weights = false;                                          ///< weights rounded to the storage type
   Drops drops = Drops::keep_share;
 
   template <class T, class Exec> struct Parameters {
@@ -207,8 +216,8 @@ template <class ScoreT, Normalize DefaultNormalize = Normalize::none> struct Sco
   }
 
   template <class T, class Exec>
-  void forward(Exec const& exec, Parameters<T, Exec> const& parameters, Routing<T, Exec> const& routing,
-               Nothing const&, Assignment<T, Exec> const& a) const {
+  void forward(Exec const& exec, Parameters<T, Exec> const& parameters, Routing<T, Exec> const& routing, Nothing const&,
+               Assignment<T, Exec> const& a) const {
     detail::for_each(exec, "kokomo::ScoreGate::forward", a.tokens,
                      detail::WeighByScore<Score, T, Exec>{routing, a, settings<T>(), parameters.expert_scale.data()});
   }
@@ -219,13 +228,12 @@ template <class ScoreT, Normalize DefaultNormalize = Normalize::none> struct Sco
                 Matrix<compute_t<T>, Exec> const& d_logits, Parameters<T, Exec> const& grads, Write write,
                 BackwardScratch<T, Exec> const& scratch) const {
     auto const* scales = parameters.expert_scale.data();
-    detail::for_each(exec, "kokomo::ScoreGate::backward", a.tokens,
-                     detail::ScoreGradient<Score, T, Exec>{routing, a, settings<T>(), scales, d_weight, d_logits,
-                                                           scratch.d_scale});
+    detail::for_each(
+        exec, "kokomo::ScoreGate::backward", a.tokens,
+        detail::ScoreGradient<Score, T, Exec>{routing, a, settings<T>(), scales, d_weight, d_logits, scratch.d_scale});
     if (scales != nullptr)
-      detail::for_each(
-          exec, "kokomo::ScoreGate::backward_scale", a.experts,
-          detail::ExpertScaleGradient<T, Exec>{a, scratch.d_scale, grads.expert_scale.data(), write});
+      detail::for_each(exec, "kokomo::ScoreGate::backward_scale", a.experts,
+                       detail::ExpertScaleGradient<T, Exec>{a, scratch.d_scale, grads.expert_scale.data(), write});
   }
 
 private:

@@ -83,9 +83,8 @@ struct SelectedSoftmaxGate {
   void backward(Exec const& exec, Nothing const&, Routing<T, Exec> const& routing, Assignment<T, Exec> const& a,
                 Vector<compute_t<T> const, Exec> const& d_weight, Matrix<compute_t<T>, Exec> const& d_logits,
                 Nothing const&, Write, Nothing const&) const {
-    detail::for_each(
-        exec, "kokomo::SelectedSoftmaxGate::backward", a.tokens,
-        detail::SelectedSoftmaxGradient<T, Exec>{routing, a, compute_t<T>(scale), d_weight, d_logits});
+    detail::for_each(exec, "kokomo::SelectedSoftmaxGate::backward", a.tokens,
+                     detail::SelectedSoftmaxGradient<T, Exec>{routing, a, compute_t<T>(scale), d_weight, d_logits});
   }
 };
 

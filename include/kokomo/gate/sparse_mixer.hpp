@@ -112,9 +112,8 @@ struct SparseMixerGate {
   void backward(Exec const& exec, Nothing const&, Routing<T, Exec> const& routing, Assignment<T, Exec> const& a,
                 Vector<compute_t<T> const, Exec> const& d_weight, Matrix<compute_t<T>, Exec> const& d_logits,
                 Nothing const&, Write, Nothing const&) const {
-    detail::for_each(
-        exec, "kokomo::SparseMixerGate::backward", a.tokens,
-        detail::SparseMixerGradient<T, Exec>{routing, a, compute_t<T>(epsilon), d_weight, d_logits});
+    detail::for_each(exec, "kokomo::SparseMixerGate::backward", a.tokens,
+                     detail::SparseMixerGradient<T, Exec>{routing, a, compute_t<T>(epsilon), d_weight, d_logits});
   }
 };
 

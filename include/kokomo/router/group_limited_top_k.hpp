@@ -71,7 +71,8 @@ template <class Score, class T, class Exec> struct SelectGroupLimited {
 /// Ranks what `Rank` says plus the balancer's bias, scores each group by its max or by the sum of its two best, keeps
 /// the best `allowed_groups` (ties: the smaller index) and takes the k best experts of those.
 /// Source: deepseek-ai/DeepSeek-V3 inference/model.py; variants as transformers has them.
-/// \throws kokomo::Error 102 unless 1 <= k <= experts; 103 for groups that do not divide the experts, for allowed_groups
+/// \throws kokomo::Error 102 unless 1 <= k <= experts; 103 for groups that do not divide the experts, for
+/// allowed_groups
 ///         outside 1 .. groups, or where k experts do not fit into the allowed groups
 template <class Rank = RankByScore> struct GroupLimitedTopK {
   int k = 8;              ///< experts a token

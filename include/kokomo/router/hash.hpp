@@ -40,10 +40,10 @@ template <class T, class Exec> struct SelectByTable {
 /// The experts of a token are a fixed function of its id: row `token_ids[t]` of a table. Logits do not matter to the
 /// choice, though a gate may still weigh by them (DeepSeek-V4's first layers do).
 ///
-/// State: `table` [vocabulary, k], expert ids; `none` (-1) routes nowhere. A token id outside the table, and an expert id
-/// outside the experts, routes nowhere and is counted in Status::invalid_ids.
-/// Source: hash layers, ParlAI projects/params_vs_compute/hash_ladder; transformers deepseek_v4.
-/// \throws kokomo::Error 102 unless 1 <= k <= experts, 104 unless vocabulary >= 1
+/// State: `table` [vocabulary, k], expert ids; `none` (-1) routes nowhere. A token id outside the table, and an expert
+/// id outside the experts, routes nowhere and is counted in Status::invalid_ids. Source: hash layers, ParlAI
+/// projects/params_vs_compute/hash_ladder; transformers deepseek_v4. \throws kokomo::Error 102 unless 1 <= k <=
+/// experts, 104 unless vocabulary >= 1
 struct HashTable {
   int k = 1;               ///< experts a token
   offset_t vocabulary = 0; ///< token ids, rows of the table
@@ -63,8 +63,8 @@ struct HashTable {
 
   offset_t entries_per_token(Sizes const&) const { return k; }
   void check(Sizes const& sizes) const {
-    detail::require(k >= 1 && k <= sizes.experts, 102, "k = ", k, " experts a token, expected 1 <= k <= ",
-                    sizes.experts);
+    detail::require(k >= 1 && k <= sizes.experts, 102, "k = ", k,
+                    " experts a token, expected 1 <= k <= ", sizes.experts);
     detail::require(vocabulary >= 1, 104, "vocabulary = ", vocabulary, ", expected at least 1 token id");
   }
   template <class T, class Exec> void check_inputs(Inputs<T, Exec> const& inputs, Sizes const& sizes) const {

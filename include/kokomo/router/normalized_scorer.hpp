@@ -51,8 +51,8 @@ struct NormalizedScorer {
   }
 
   template <class T, class Exec>
-  void forward(Exec const& exec, Parameters<T, Exec> const& parameters, Matrix<T const, Exec> const& x,
-               Nothing const&, Matrix<compute_t<T>, Exec> const& logits, Saved<T, Exec> const& saved, Nothing const&,
+  void forward(Exec const& exec, Parameters<T, Exec> const& parameters, Matrix<T const, Exec> const& x, Nothing const&,
+               Matrix<compute_t<T>, Exec> const& logits, Saved<T, Exec> const& saved, Nothing const&,
                detail::WorkerScratch const& workers) const {
     using C = compute_t<T>;
     detail::rms_norm(exec, "kokomo::NormalizedScorer::norm", x.data(), saved.input.data(), offset_t(x.extent(0)),
@@ -62,14 +62,13 @@ struct NormalizedScorer {
   }
 
   template <class T, class Exec>
-  void backward(Exec const& exec, Parameters<T, Exec> const& parameters, Matrix<T const, Exec> const& x,
-                Nothing const&, Matrix<compute_t<T> const, Exec> const& logits,
-                Matrix<compute_t<T>, Exec> const& d_logits, Matrix<compute_t<T>, Exec> const& dx, Nothing const&,
-                Parameters<T, Exec> const& grads, Write write, Saved<T, Exec> const& saved,
-                BackwardScratch<T, Exec> const& scratch, detail::WorkerScratch const& workers) const {
+  void backward(Exec const& exec, Parameters<T, Exec> const& parameters, Matrix<T const, Exec> const& x, Nothing const&,
+                Matrix<compute_t<T> const, Exec> const& logits, Matrix<compute_t<T>, Exec> const& d_logits,
+                Matrix<compute_t<T>, Exec> const& dx, Nothing const&, Parameters<T, Exec> const& grads, Write write,
+                Saved<T, Exec> const& saved, BackwardScratch<T, Exec> const& scratch,
+                detail::WorkerScratch const& workers) const {
     using C = compute_t<T>;
-    detail::fill(exec, "kokomo::NormalizedScorer::reset", scratch.d_input.data(), offset_t(scratch.d_input.size()),
-                 0);
+    detail::fill(exec, "kokomo::NormalizedScorer::reset", scratch.d_input.data(), offset_t(scratch.d_input.size()), 0);
     linear.backward<T>(exec, parameters.linear, Matrix<C const, Exec>(saved.input), Nothing{}, logits, d_logits,
                        scratch.d_input, Nothing{}, grads.linear, write, Nothing{}, Nothing{}, workers);
     detail::rms_norm_backward(exec, "kokomo::NormalizedScorer::norm_backward", x.data(),

@@ -19,8 +19,8 @@ template <class C> struct SparseMixerPick {
   index_t argmax;
 
   KOKKOS_FUNCTION SparseMixerPick(C const* logits, index_t experts, index_t without, C epsilon)
-      : z(logits), n(experts), removed(without), two_epsilon(C(2) * epsilon),
-        max(-Kokkos::Experimental::infinity_v<C>), argmax(none) {
+      : z(logits), n(experts), removed(without), two_epsilon(C(2) * epsilon), max(-Kokkos::Experimental::infinity_v<C>),
+        argmax(none) {
     for (index_t e = 0; e < n; ++e)
       if (e != removed && (argmax == none || rankable(z[e]) > max)) max = rankable(z[e]), argmax = e;
   }

@@ -19,12 +19,12 @@ struct Latent {
 
   offset_t size = 0; ///< width of the experts' space, >= 1
   bool norm = false;
-  float epsilon = 1e-5f;  ///< >= 0
+  float epsilon = 1e-5f; ///< >= 0
   float norm_offset = 0; ///< added to the norm's weight
 
   template <class T, class Exec> struct Parameters {
-    OwnedMatrix<T, Exec> in;  ///< [size, hidden]
-    OwnedMatrix<T, Exec> out; ///< [hidden, size]
+    OwnedMatrix<T, Exec> in;              ///< [size, hidden]
+    OwnedMatrix<T, Exec> out;             ///< [hidden, size]
     OwnedVector<compute_t<T>, Exec> norm; ///< [size], if `norm`
 
     Parameters() = default;
@@ -40,7 +40,7 @@ struct Latent {
     }
   };
   template <class T, class Exec> struct Saved {
-    Matrix<T, Exec> x;                          ///< [tokens, size] what the experts read
+    Matrix<T, Exec> x;                    ///< [tokens, size] what the experts read
     Matrix<compute_t<T>, Exec> projected; ///< [tokens, size] before the norm, if `norm`
     Matrix<compute_t<T>, Exec> combined;  ///< [tokens, size] the weighted sum of the experts' outputs
 
@@ -115,9 +115,9 @@ struct Latent {
     C const* d = d_entered.data();
     if (norm) {
       detail::fill(exec, "kokomo::Latent::reset", scratch.d_projected.data(), rows * size, 0);
-      detail::rms_norm_backward(exec, "kokomo::Latent::norm_backward", static_cast<C const*>(saved.projected.data()),
-                                d, scratch.d_projected.data(), scratch.inverse.data(), rows, size,
-                                settings<T>(parameters), grads.norm.data(), write);
+      detail::rms_norm_backward(exec, "kokomo::Latent::norm_backward", static_cast<C const*>(saved.projected.data()), d,
+                                scratch.d_projected.data(), scratch.inverse.data(), rows, size, settings<T>(parameters),
+                                grads.norm.data(), write);
       d = scratch.d_projected.data();
     }
     detail::linear_weight_gradient(exec, "kokomo::Latent::in_gradient", d, rows, size, x.data(), hidden,

@@ -59,8 +59,8 @@ struct NormalizedInput {
                       BackwardScratch<T, Exec> const& scratch, detail::WorkerScratch const&) const {
     detail::rms_norm_backward(exec, "kokomo::NormalizedInput::enter_backward", x.data(),
                               static_cast<compute_t<T> const*>(d_entered.data()), dx.data(), scratch.inverse.data(),
-                              offset_t(x.extent(0)), offset_t(x.extent(1)), settings<T>(parameters),
-                              grads.norm.data(), write);
+                              offset_t(x.extent(0)), offset_t(x.extent(1)), settings<T>(parameters), grads.norm.data(),
+                              write);
   }
 
 private:
