@@ -321,8 +321,11 @@ private:
 
 } // namespace kokomo::inline v0
 
-#include <kokomo/detail/layer_backward.hpp>
-#include <kokomo/detail/layer_forward.hpp>
+// In this order: the first defines macros that the last takes back.
 #include <kokomo/detail/layer_memory.hpp>
+
+#include <kokomo/detail/layer_forward.hpp>
+
+#include <kokomo/detail/layer_backward.hpp>
 
 #endif
