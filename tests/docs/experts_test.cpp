@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#include <docs/example.hpp>
+
+#include <kokomo/experts/activation.hpp>
+#include <kokomo/experts/feed_forward.hpp>
+#include <kokomo/experts/row_norm.hpp>
+#include <kokomo/experts/with_identity.hpp>
+#include <kokomo/experts/with_shared.hpp>
+#include <kokomo/gate/constant.hpp>
+#include <kokomo/gate/score_gate.hpp>
+#include <kokomo/router/top_k.hpp>
+
+TEST_CASE("docs: activation") {
+  // [snippet:activation]
+  kokomo::SwiGlu const swiglu; // silu(gate) * up
+  kokomo::ClampedSwiGlu const gpt_oss{.alpha = 1.702f, .gate_max = 7, .up_limit = 7, .up_offset = 1};
+  REQUIRE(swiglu.value(2.0, 3.0) == Approx(2 * example::sigmoid(2) * 3));
+  REQUIRE(gpt_oss.value(9.0, -20.0) == Approx(7 * example::sigmoid(1.702f * 7.0) * (-7 + 1)));
+
+  double d_gate = 0, d_up = 0; // gradients of the two projections, for gradient 1 of the hidden layer
+  gpt_oss.gradient(9.0, -20.0, 1.0, d_gate, d_up);
+  REQUIRE((d_gate == 0 && d_up == 0)); // beyond the clamps
+  gpt_oss.gradient(-20.0, 0.0, 1.0, d_gate, d_up);
+  REQUIRE(d_gate != 0); // the gate has no lower bound
+  // [/snippet]
+}
+
+TEST_CASE("docs: feed_forward") {
+  // [snippet:feed_forward]
+  using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<1>>, kokomo::ConstantGate,
+                              kokomo::NoBalancer, kokomo::SwiGluExperts>;
+  Example<Layer> run({.tokens = 1, .hidden = 1, .experts = 1},
+                     {.experts = {.intermediate = 2, .gate_up = kokomo::GateUp::interleaved}});
+  auto const& w = run.parameters.experts; // gate_up [1, 4, 1]: gate, up, gate, up; down [1, 1, 2]
+  for (int i = 0; i < 4; ++i) example::set(w.gate_up, i + 1, 0, i, 0); // gates 1 and 3, ups 2 and 4
+  example::set(w.down, 5, 0, 0, 0), example::set(w.down, 6, 0, 0, 1);
+  run.set_x({{1}});
+  run.forward();
+  auto const silu = [](double v) { return v * example::sigmoid(v); };
+  REQUIRE(run.output()[0][0] == Approx(5 * silu(1) * 2 + 6 * silu(3) * 4));
+  // [/snippet]
+}
+
+TEST_CASE("docs: with_shared") {
+  // [snippet:with_shared]
+  using Linear = kokomo::FeedForwardExperts<kokomo::Plain<kokomo::Identity>>; // down (up x), to count by hand
+  using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<1>>, kokomo::ConstantGate,
+                              kokomo::NoBalancer, kokomo::WithShared<Linear, kokomo::SigmoidShare>>;
+  Example<Layer> run({.tokens = 1, .hidden = 1, .experts = 1},
+                     {.experts = {.routed = {.intermediate = 1}, .shared = {.intermediate = 1}}});
+  Kokkos::deep_copy(run.parameters.experts.up, 2), Kokkos::deep_copy(run.parameters.experts.down, 1);
+  Kokkos::deep_copy(run.parameters.shared.experts.up, 3), Kokkos::deep_copy(run.parameters.shared.experts.down, 1);
+  Kokkos::deep_copy(run.parameters.shared.share.gate, 0); // sigmoid(0 x) = 1/2
+  run.set_x({{4}});
+  run.forward();
+  REQUIRE(run.output()[0][0] == Approx(2 * 4 + 0.5 * 3 * 4));
+  // [/snippet]
+}
+
+TEST_CASE("docs: with_identity") {
+  // [snippet:with_identity]
+  using Experts = kokomo::WithIdentity<kokomo::SwiGluExperts>;
+  using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<1>>, kokomo::ConstantGate,
+                              kokomo::NoBalancer, Experts>;
+  // Experts 0 and 1 have weights, 2 returns its input, 3 returns nothing: 4 logits.
+  Example<Layer> run({.tokens = 2, .hidden = 4, .experts = 2},
+                     {.experts = {.inner = {.intermediate = 8}, .identity = 1, .zero = 1}});
+  run.set_logits({{1, 0, 2, 0}, {1, 0, 0, 2}});
+  run.forward();
+  REQUIRE(run.chosen() == Table<kokomo::index_t>{{2}, {3}});
+  REQUIRE(close(run.output(), {{1, 0, 2, 0}, {0, 0, 0, 0}}));
+  REQUIRE(run.parameters.experts.down.extent(0) == 2); // no weights for the other two
+  // [/snippet]
+}
+
+TEST_CASE("docs: row_norm") {
+  // [snippet:row_norm]
+  using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<1>>, kokomo::ConstantGate,
+                              kokomo::NoBalancer, kokomo::RowNorm<kokomo::SwiGluExperts>>;
+  Example<Layer> run({.tokens = 1, .hidden = 6, .experts = 2},
+                     {.experts = {.inner = {.intermediate = 8}, .epsilon = 0, .offset = 1}});
+  run.forward();
+  auto const y = run.output();
+  double mean_square = 0;
+  for (double const value : y[0]) mean_square += value * value / 6;
+  REQUIRE(mean_square == Approx(1)); // scale first, then the norm: unit mean square whatever the scale
+  // [/snippet]
+}
