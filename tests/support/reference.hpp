@@ -199,6 +199,21 @@ public:
     return r;
   }
 
+  /// The output of one expert, without any weight.
+  Row expert(int e, Row const& x) const {
+    if (e >= s.experts) return e < s.experts + s.identity ? x : Row(x.size(), 0.0);
+    Row y = feed_forward(s.routed, "experts.", e, x);
+    if (!s.row_norm.used) return y;
+    Row const& gain = in["experts.norm"];
+    double squares = 0;
+    for (std::size_t h = 0; h < y.size(); ++h) {
+      y[h] *= s.row_norm.offset + gain[h];
+      squares += y[h] * y[h];
+    }
+    for (double& value : y) value /= std::sqrt(squares / double(y.size()) + s.row_norm.epsilon);
+    return y;
+  }
+
 private:
   Row routed(Row const& z) const { return Row(z.begin(), z.begin() + s.choosable()); }
 
@@ -359,25 +374,6 @@ private:
         sum += element(in[prefix + "down"], e, columns, width, f.down_in_out, h, i) * hidden[i];
       y.push_back(sum);
     }
-    return y;
-  }
-
-  Row expert(int e, Row const& x) const {
-    Row y;
-    if (e < s.experts)
-      y = feed_forward(s.routed, "experts.", e, x);
-    else if (e < s.experts + s.identity)
-      y = x;
-    else
-      y = Row(x.size(), 0.0);
-    if (!s.row_norm.used) return y;
-    Row const& gain = in["experts.norm"];
-    double squares = 0;
-    for (std::size_t h = 0; h < y.size(); ++h) {
-      y[h] *= s.row_norm.offset + gain[h];
-      squares += y[h] * y[h];
-    }
-    for (double& value : y) value /= std::sqrt(squares / double(y.size()) + s.row_norm.epsilon);
     return y;
   }
 
