@@ -35,12 +35,13 @@ template <class Exec> struct SharedRows {
   Vector<index_t, Exec> token_of_row;
   offset_t tokens;
 
-  KOKKOS_FUNCTION void operator()(offset_t row) const {
-    auto const expert = static_cast<index_t>(row / tokens);
-    expert_of_row[row] = expert;
-    token_of_row[row] = static_cast<index_t>(row % tokens);
-    if (row % tokens == 0) offsets[expert + 1] = row + tokens;
-    if (row == 0) offsets[0] = 0;
+  /// Enough calls for the offsets as well, which no row may write when there are no tokens.
+  offset_t calls() const { return Kokkos::max(offset_t(offsets.extent(0)), offset_t(token_of_row.extent(0))); }
+  KOKKOS_FUNCTION void operator()(offset_t i) const {
+    if (i < offset_t(offsets.extent(0))) offsets[i] = i * tokens;
+    if (i >= offset_t(token_of_row.extent(0))) return;
+    expert_of_row[i] = static_cast<index_t>(i / tokens);
+    token_of_row[i] = static_cast<index_t>(i % tokens);
   }
 };
 
@@ -203,7 +204,7 @@ struct WithShared {
                       detail::WorkerScratch const& workers) const {
     using C = compute_t<T>;
     auto const tokens = offset_t(x.extent(0)), hidden = offset_t(x.extent(1));
-    detail::for_each(exec, "kokomo::WithShared::rows", count * tokens, saved.rows);
+    detail::for_each(exec, "kokomo::WithShared::rows", saved.rows.calls(), saved.rows);
     if constexpr (std::is_same_v<Share, SigmoidShare>)
       detail::for_each(exec, "kokomo::WithShared::share", tokens,
                        detail::SigmoidOfProduct<T>{x.data(), parameters.share.gate.data(), saved.share.data(), hidden});
