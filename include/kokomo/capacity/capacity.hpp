@@ -116,8 +116,8 @@ struct Capacity {
   using slot = slots::capacity;
 
   CapacityOrder order = CapacityOrder::position;
-  float factor = 0;                 ///< >= 0, of the balanced load
-  float fraction = 0;               ///< >= 0, of the tokens
+  double factor = 0;                ///< >= 0, of the balanced load (double: ceil(1.2f * 10) would be 13)
+  double fraction = 0;              ///< >= 0, of the tokens
   offset_t places = 0;              ///< >= 0, a fixed number
   offset_t minimum = 0;             ///< >= 0
   offset_t tokens_per_sequence = 0; ///< >= 0; 0: the whole batch is one queue
@@ -145,8 +145,8 @@ struct Capacity {
     double const n = double(tokens_per_sequence > 0 ? tokens_per_sequence : sizes.tokens);
     offset_t limit = places;
     if (places == 0)
-      limit = fraction > 0 ? offset_t(std::ceil(double(fraction) * n))
-                           : offset_t(std::ceil(double(factor) * n * double(sizes.per_token) / sizes.experts));
+      limit = fraction > 0 ? offset_t(std::ceil(fraction * n))
+                           : offset_t(std::ceil(factor * n * double(sizes.per_token) / sizes.experts));
     return limit > minimum ? limit : minimum;
   }
 
