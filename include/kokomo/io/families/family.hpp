@@ -48,6 +48,9 @@ struct MoeBlock {
   models::Description description; ///< see there
 };
 
+/// Real models have some hundred layers; the bound keeps a made-up configuration from costing hours.
+inline constexpr int most_layers = 4096;
+
 /// Layers of a model: of its encoder, then of its decoder; a model with one stack has them all in `first`.
 struct Layers {
   int first = 0;
@@ -57,19 +60,20 @@ struct Layers {
 /// One published family: how its config.json reads and how its tensors are called. The families are data
 /// (`io/families/`); functions take the configuration as the file has it.
 struct Family {
-  std::string_view model_type;    ///< of config.json; behind a '/' the part of the model, if not its language model
-  std::string_view source;        ///< folder of transformers/models in which keys and names were read
-  std::string_view settings = {}; ///< keys on the way to the object that describes the layers, such as text_config
+  std::string_view model_type;      ///< of config.json; behind a '/' the part of the model, if not its language model
+  std::string_view source;          ///< folder of transformers/models in which keys and names were read
+  std::string_view settings = {};   ///< keys on the way to the object that describes the layers, such as text_config
+  std::string_view defaults = "{}"; ///< JSON: what transformers takes where the file has no such key; no sizes
   TensorNames names = {};
 
   MoeBlock (*block)(Config const& settings, int layer) = nullptr;
   bool (*sparse)(Config const& settings, int layer) = [](Config const&, int) { return true; };
   Layers (*stack)(Config const& settings) = [](Config const& settings) {
     char const* const key = settings.has("n_layers") ? "n_layers" : "num_layers";
-    return Layers{int(settings.size(settings.has(key) ? key : "num_hidden_layers"))};
+    return Layers{int(settings.integer(settings.has(key) ? key : "num_hidden_layers", 1, most_layers))};
   };
 
-  /// The part of a configuration that describes the layers. A text-only configuration is that part.
+  /// The part of a configuration that describes the layers, over the defaults. A text-only configuration is that part.
   Config settings_of(Config const& config) const {
     Config part = config;
     for (std::size_t begin = 0; begin < settings.size();) {
@@ -78,7 +82,9 @@ struct Family {
       if (part.has(key)) part = part.object(key);
       begin = end + 1;
     }
-    return part;
+    auto values = nlohmann::json::parse(defaults);
+    values.update(part.json());
+    return {std::move(values), part.name()};
   }
 
   /// The alias of kokomo::models that a layer's block is an instance of: "Mixtral", "DeepseekV3WithoutShared", ...

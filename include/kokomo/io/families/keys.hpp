@@ -11,7 +11,8 @@
 namespace kokomo::inline v0::detail::families {
 
 // How configurations are read. Families and versions of one family call a setting by several names; a function reads
-// the first that is there. Keys and defaults: transformers 5.23.0, models/*/configuration_*.py.
+// the first that is there, the one that Family::defaults may hold being the last. Keys and defaults:
+// transformers 5.23.0, models/*/configuration_*.py.
 
 using io::Config;
 using io::Family;
@@ -27,13 +28,17 @@ inline std::string_view first_key(Config const& c, std::initializer_list<std::st
   return found == keys.end() ? *keys.begin() : *found;
 }
 
+/// One entry of a list that has one for each layer.
+template <class T> T of_layer(Config const& c, std::string_view key, std::vector<T> const& list, int layer) {
+  require(std::cmp_less(layer, list.size()), 433, c.name(), ": ", key, " has ", list.size(),
+          " entries, expected one for layer ", layer);
+  return list[std::size_t(layer)];
+}
+
 /// An extent, or a list of them with one for each layer.
 inline index_t layer_size(Config const& c, std::string_view key, int layer) {
   if (!c.has(key) || !c.json().at(key).is_array()) return c.size(key);
-  auto const list = c.integers_or_none(key);
-  require(std::cmp_less(layer, list.size()), 433, c.name(), ": ", key, " has ", list.size(),
-          " entries, expected one for layer ", layer);
-  auto const value = list[std::size_t(layer)];
+  auto const value = of_layer(c, key, c.integers_or_none(key), layer);
   require(value >= 1 && std::in_range<index_t>(value), 433, c.name(), ": ", key, " is ", value, " for layer ", layer,
           ", expected 1 to ", std::numeric_limits<index_t>::max());
   return index_t(value);
@@ -91,9 +96,9 @@ inline void add_shared(models::Description& d, offset_t width) {
   d.shared_intermediate = width;
 }
 
-/// `fallback` is the number where the key is absent or null.
-inline offset_t count_of(Config const& c, std::initializer_list<std::string_view> keys, index_t fallback) {
-  return c.integer_or(first_key(c, keys), fallback, 0, std::numeric_limits<index_t>::max());
+/// A number of 0 and more; 0 where it is absent.
+inline index_t count_of(Config const& c, std::initializer_list<std::string_view> keys) {
+  return index_t(c.integer_or(first_key(c, keys), 0, 0, std::numeric_limits<index_t>::max()));
 }
 
 /// s / (sum + epsilon), or s where norm_topk_prob says no.
@@ -102,8 +107,8 @@ inline void normalize_by_sum(models::Description& d, float epsilon, bool normali
   d.normalize = epsilon > 0 ? Normalize::sum_plus_epsilon : Normalize::sum;
   d.normalize_epsilon = epsilon;
 }
-inline bool norm_topk_prob(Config const& c, bool fallback) {
-  return c.boolean_or(first_key(c, {"norm_topk_prob", "moe_renormalize"}), fallback);
+inline bool norm_topk_prob(Config const& c) {
+  return c.boolean_or(first_key(c, {"moe_renormalize", "norm_topk_prob"}), false);
 }
 
 /// The factor of the weights, or of the routed output.
@@ -114,20 +119,12 @@ inline float routed_scaling_factor(Config const& c) {
               1);
 }
 
-/// swiglu_limit: both clamps. Absent, null or zero: none.
+/// Both clamps at a limit; 0: none.
 inline void clamp_at(ClampedSwiGlu& a, double limit) {
-  if (limit == 0) return;
-  a.gate_max = a.up_limit = float(limit);
+  if (limit != 0) a.gate_max = a.up_limit = float(limit);
 }
 
 // Which layers are MoE blocks.
-
-/// One entry of a list that has one for each layer.
-template <class T> T const& of_layer(Config const& c, std::string_view key, std::vector<T> const& list, int layer) {
-  require(std::cmp_less(layer, list.size()), 433, c.name(), ": ", key, " has ", list.size(),
-          " entries, expected one for layer ", layer);
-  return list[std::size_t(layer)];
-}
 
 /// qwen2_moe: every decoder_sparse_step-th layer but those in mlp_only_layers.
 inline bool by_step(Config const& c, int layer) {
@@ -138,11 +135,10 @@ inline bool by_step(Config const& c, int layer) {
 }
 
 /// mlp_layer_types where it is there; else all layers behind the first dense ones, or every moe_layer_freq-th of them.
-template <int Dense> bool after_dense(Config const& c, int layer) {
+inline bool after_dense(Config const& c, int layer) {
   if (c.has("mlp_layer_types"))
     return of_layer(c, "mlp_layer_types", c.strings_or_none("mlp_layer_types"), layer) == "sparse";
-  if (layer < c.integer_or(first_key(c, {"first_k_dense_replace", "num_dense_layers", "dense_mlp_idx"}), Dense, 0))
-    return false;
+  if (layer < count_of(c, {"dense_mlp_idx", "num_dense_layers", "first_k_dense_replace"})) return false;
   if (c.has("moe_layer_freq") && c.json().at("moe_layer_freq").is_array())
     return of_layer(c, "moe_layer_freq", c.integers_or_none("moe_layer_freq"), layer) != 0;
   return layer % c.integer_or("moe_layer_freq", 1, 1) == 0;

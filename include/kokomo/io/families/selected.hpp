@@ -21,8 +21,8 @@ inline void in_out(models::Description& d) {
 
 /// swiglu_alpha and swiglu_limit of GPT-OSS and its followers, up + 1.
 inline ClampedSwiGlu gpt_oss_activation(Config const& c) {
-  ClampedSwiGlu a{.alpha = real(c, {"swiglu_alpha"}, 1.702), .up_offset = 1};
-  clamp_at(a, c.number_or("swiglu_limit", 7));
+  ClampedSwiGlu a{.alpha = float(c.number("swiglu_alpha")), .up_offset = 1};
+  clamp_at(a, c.number_or("swiglu_limit", 0));
   return a;
 }
 inline MoeBlock gpt_oss_block(Config const& c, int layer) {
@@ -45,24 +45,24 @@ inline MoeBlock privacy_filter_block(Config const& c, int layer) {
 inline MoeBlock granitemoe_block(Config const& c, int layer) {
   return {"GraniteMoe", selected_sizes(c, layer)};
 }
-template <int SharedWidth> MoeBlock granitemoeshared_block(Config const& c, int layer) {
+inline MoeBlock granitemoeshared_block(Config const& c, int layer) {
   auto d = selected_sizes(c, layer);
-  add_shared(d, count_of(c, {"shared_intermediate_size"}, SharedWidth));
+  add_shared(d, count_of(c, {"shared_intermediate_size"}));
   return {d.shared > 0 ? "GraniteMoeShared" : "GraniteMoe", d};
 }
 inline bool granitemoehybrid_sparse(Config const& c, int) {
-  return c.integer_or("num_local_experts", 8, 0) > 0;
+  return count_of(c, {"num_local_experts"}) > 0;
 }
 
 inline MoeBlock aria_block(Config const& c, int layer) {
   auto d = selected_sizes(c, layer);
   in_out(d);
-  add_shared(d, d.intermediate * count_of(c, {"moe_num_shared_experts"}, 2));
+  add_shared(d, d.intermediate * count_of(c, {"moe_num_shared_experts"}));
   return {d.shared > 0 ? "GraniteMoeShared" : "GraniteMoe", d};
 }
 inline MoeBlock cohere2_block(Config const& c, int layer) {
   auto d = selected_sizes(c, layer);
-  add_shared(d, d.intermediate * count_of(c, {"num_shared_experts"}, 0));
+  add_shared(d, d.intermediate * count_of(c, {"num_shared_experts"}));
   auto const combination = c.string_or("shared_expert_combination_strategy", "average");
   if (combination != "average" && combination != "sum")
     unsupported(c, "shared_expert_combination_strategy", combination, "average or sum");
@@ -71,7 +71,7 @@ inline MoeBlock cohere2_block(Config const& c, int layer) {
   if (selection == "softmax") return {d.shared > 0 ? "GraniteMoeShared" : "GraniteMoe", d};
   if (selection != "sigmoid") unsupported(c, "expert_selection_fn", selection, "softmax or sigmoid");
   if (d.shared == 0) unsupported(c, "num_shared_experts", "0", "1 or more with sigmoid weights");
-  normalize_by_sum(d, 0, norm_topk_prob(c, true));
+  normalize_by_sum(d, 0, norm_topk_prob(c));
   return {"Cohere2MoeSigmoid", d};
 }
 
@@ -103,14 +103,13 @@ inline bool llama4_sparse(Config const& c, int layer) {
 inline MoeBlock phimoe_block(Config const& c, int layer) {
   auto d = selected_sizes(c, layer);
   if (d.top_k != 2) unsupported(c, "num_experts_per_tok", std::to_string(d.top_k), "2");
-  d.sparse_mixer_epsilon = real(c, {"router_jitter_noise"}, 0.01);
+  d.sparse_mixer_epsilon = float(c.number("router_jitter_noise"));
   return {"PhiMoe", d};
 }
 
-/// Every `step`-th layer of an encoder or a decoder.
 inline Layers encoder_decoder(Config const& c, std::string_view encoder, std::string_view decoder) {
-  auto const first = c.size(encoder);
-  return {int(first), int(c.size_or(decoder, first))};
+  auto const first = c.integer(encoder, 1, io::most_layers);
+  return {int(first), int(c.integer_or(decoder, first, 0, io::most_layers))};
 }
 inline Layers switch_layers(Config const& c) {
   return encoder_decoder(c, "num_layers", "num_decoder_layers");
@@ -127,14 +126,14 @@ inline MoeBlock switch_block(Config const& c, int) {
   d.activation = activation_of(c, "dense_act_fn", "relu");
   d.router_bias = c.boolean_or("router_bias", false);
   d.round_scores = d.round_weights = true;
-  d.capacity = c.size_or("expert_capacity", 64);
+  d.capacity = c.size("expert_capacity");
   return {"SwitchTransformers", d};
 }
 inline bool switch_sparse(Config const& c, int layer) {
   auto const [encoder, decoder] = switch_layers(c);
   bool const in_encoder = layer < encoder;
   auto const count = in_encoder ? encoder : decoder;
-  auto const sparse = c.integer_or(in_encoder ? "num_sparse_encoder_layers" : "num_sparse_decoder_layers", 3, 0);
+  auto const sparse = c.integer(in_encoder ? "num_sparse_encoder_layers" : "num_sparse_decoder_layers", 0);
   if (sparse == 0) return false;
   auto const step = count / sparse;
   return step == 1 || (step > 0 && (in_encoder ? layer : layer - encoder) % step == 1);
@@ -156,15 +155,15 @@ inline MoeBlock nllb_block(Config const& c, int layer) {
   d.drops = before ? Drops::keep_share : Drops::renormalize;
   bool const prioritized = c.boolean_or("batch_prioritized_routing", false);
   d.capacity_order = prioritized ? CapacityOrder::token_priority : CapacityOrder::position;
-  d.capacity_fraction = std::max(real(c, {"moe_eval_capacity_token_fraction"}, 1), 0.0f);
-  if (d.capacity_fraction == 0) d.capacity = c.size_or("expert_capacity", 64);
-  d.routed_scale = 1 - real(c, {"moe_token_dropout"}, 0.2);
+  d.capacity_fraction = std::max(float(c.number("moe_eval_capacity_token_fraction")), 0.0f);
+  if (d.capacity_fraction == 0) d.capacity = c.size("expert_capacity");
+  d.routed_scale = 1 - float(c.number("moe_token_dropout"));
   return {"NllbMoe", d};
 }
 inline bool nllb_sparse(Config const& c, int layer) {
   auto const encoder = nllb_layers(c).first;
   bool const in_encoder = layer < encoder;
-  auto const step = c.integer_or(in_encoder ? "encoder_sparse_step" : "decoder_sparse_step", 4, 0);
+  auto const step = c.integer(in_encoder ? "encoder_sparse_step" : "decoder_sparse_step", 0);
   return step > 0 && ((in_encoder ? layer : layer - encoder) + 1) % step == 0;
 }
 
@@ -184,28 +183,35 @@ inline constexpr NamedTensor jetmoe_others[] = {{"output_bias", "mlp.bias"}};
 inline constexpr NamedTensor jetmoe_attention_others[] = {{"output_bias", "self_attention.experts.bias"}};
 
 inline constexpr Family selected_families[] = {
-    {.model_type = "gpt_oss", .source = "gpt_oss", .names = gpt_oss_names, .block = gpt_oss_block},
+    {.model_type = "gpt_oss",
+     .source = "gpt_oss",
+     .defaults = R"({"swiglu_alpha": 1.702, "swiglu_limit": 7.0})",
+     .names = gpt_oss_names,
+     .block = gpt_oss_block},
     {.model_type = "openai_privacy_filter",
      .source = "openai_privacy_filter",
+     .defaults = R"({"swiglu_alpha": 1.702, "swiglu_limit": 7.0})",
      .names = gpt_oss_names,
      .block = privacy_filter_block},
     {.model_type = "granitemoe", .source = "granitemoe", .names = granitemoe_names, .block = granitemoe_block},
     {.model_type = "granitemoeshared",
      .source = "granitemoeshared",
      .names = granitemoeshared_names,
-     .block = granitemoeshared_block<0>},
+     .block = granitemoeshared_block},
     {.model_type = "granitemoehybrid",
      .source = "granitemoehybrid",
+     .defaults = R"({"shared_intermediate_size": 1024})",
      .names = granitemoeshared_names,
-     .block = granitemoeshared_block<1024>,
+     .block = granitemoeshared_block,
      .sparse = granitemoehybrid_sparse},
     {.model_type = "granitemoe_swa",
      .source = "granitemoe_swa",
      .names = granitemoeshared_names,
-     .block = granitemoeshared_block<0>},
+     .block = granitemoeshared_block},
     {.model_type = "aria",
      .source = "aria",
      .settings = "text_config",
+     .defaults = R"({"moe_num_shared_experts": 2})",
      .names = {.layer = "language_model.model.layers.{l}.",
                .router = "mlp.router.weight",
                .experts = {.name = "mlp.experts.{p}.weight", .down = "fc2", .gate_up = "fc1"},
@@ -213,9 +219,10 @@ inline constexpr Family selected_families[] = {
      .block = aria_block},
     {.model_type = "cohere2_moe",
      .source = "cohere2_moe",
+     .defaults = R"({"norm_topk_prob": true})",
      .names = {.shared = shared_experts_names},
      .block = cohere2_block,
-     .sparse = after_dense<0>},
+     .sparse = after_dense},
     {.model_type = "jetmoe",
      .source = "jetmoe",
      .names = {.router = "mlp.router.layer.weight",
@@ -242,11 +249,13 @@ inline constexpr Family selected_families[] = {
      .sparse = llama4_sparse},
     {.model_type = "phimoe",
      .source = "phimoe",
+     .defaults = R"({"router_jitter_noise": 0.01})",
      .names = {.router = "block_sparse_moe.gate.weight",
                .experts = {.name = "block_sparse_moe.experts.{e}.{p}.weight", .gate = "w1", .up = "w3", .down = "w2"}},
      .block = phimoe_block},
     {.model_type = "switch_transformers",
      .source = "switch_transformers",
+     .defaults = R"({"expert_capacity": 64, "num_sparse_encoder_layers": 3, "num_sparse_decoder_layers": 3})",
      .names = {.layer = "encoder.block.{l}.layer.1.",
                .decoder_layer = "decoder.block.{l}.layer.2.",
                .router = "mlp.router.classifier.weight",
@@ -257,6 +266,8 @@ inline constexpr Family selected_families[] = {
      .stack = switch_layers},
     {.model_type = "nllb-moe",
      .source = "nllb_moe",
+     .defaults =
+         R"({"expert_capacity": 64, "encoder_sparse_step": 4, "decoder_sparse_step": 4, "moe_eval_capacity_token_fraction": 1.0, "moe_token_dropout": 0.2})",
      .names = {.layer = "model.encoder.layers.{l}.",
                .decoder_layer = "model.decoder.layers.{l}.",
                .router = "ffn.router.classifier.weight",

@@ -18,14 +18,14 @@ inline MoeBlock afmoe_block(Config const& c, int layer) {
   d.round_logits = true;
   normalize_by_sum(d, 1e-20f);
   d.scale = routed_scaling_factor(c);
-  add_shared(d, d.intermediate * count_of(c, {"num_shared_experts"}, 2));
+  add_shared(d, d.intermediate * count_of(c, {"num_shared_experts"}));
   return sigmoid_block(d);
 }
 inline MoeBlock hy_v3_block(Config const& c, int layer) {
   auto d = sizes_of(c, layer);
   normalize_by_sum(d, 1e-20f);
   d.scale = routed_scaling_factor(c);
-  add_shared(d, d.intermediate * count_of(c, {"num_shared_experts"}, 1));
+  add_shared(d, d.intermediate * count_of(c, {"num_shared_experts"}));
   return sigmoid_block(d);
 }
 inline MoeBlock laguna_block(Config const& c, int layer) {
@@ -42,9 +42,9 @@ inline MoeBlock laguna_block(Config const& c, int layer) {
 inline MoeBlock lfm2_block(Config const& c, int layer) {
   auto d = sizes_of(c, layer);
   d.round_logits = d.round_weights = true;
-  normalize_by_sum(d, 1e-6f, norm_topk_prob(c, true));
+  normalize_by_sum(d, 1e-6f, norm_topk_prob(c));
   d.scale = routed_scaling_factor(c);
-  return {c.boolean_or("use_expert_bias", true) ? "MiniMaxM2" : "Lfm2MoeWithoutBias", d};
+  return {c.boolean("use_expert_bias") ? "MiniMaxM2" : "Lfm2MoeWithoutBias", d};
 }
 inline MoeBlock minimax_m2_block(Config const& c, int layer) {
   auto d = sizes_of(c, layer, "intermediate_size");
@@ -75,12 +75,12 @@ inline MoeBlock dots3_vision_block(Config const& c, int layer) {
 inline bool dots3_vision_sparse(Config const& c, int layer) {
   if (c.has("pyramid_num_routed"))
     return of_layer(c, "pyramid_num_routed", c.integers_or_none("pyramid_num_routed"), layer) > 0;
-  return c.has("mlp_layer_types") && after_dense<0>(c, layer);
+  return c.has("mlp_layer_types") && after_dense(c, layer);
 }
 
 inline MoeBlock flint_block(Config const& c, int layer) {
   auto d = sizes_of(c, layer);
-  normalize_by_sum(d, 0, norm_topk_prob(c, true));
+  normalize_by_sum(d, 0, norm_topk_prob(c));
   add_shared(d, c.size("shared_expert_intermediate_size"));
   return {"Flint", d};
 }
@@ -89,7 +89,7 @@ inline bool flint_sparse(Config const& c, int layer) {
 }
 inline MoeBlock kolibri1_block(Config const& c, int layer) {
   auto d = sizes_of(c, layer);
-  normalize_by_sum(d, 0, norm_topk_prob(c, false));
+  normalize_by_sum(d, 0, norm_topk_prob(c));
   add_shared(d, c.size("shared_expert_intermediate_size"));
   return {"Kolibri1", d};
 }
@@ -103,11 +103,11 @@ inline models::Description minimax_m3_routing(Config const& c, models::Descripti
 }
 inline MoeBlock minimax_m3_block(Config const& c, int layer) {
   auto d = minimax_m3_routing(c, sizes_of(c, layer, "intermediate_size"));
-  if (!c.has("routed_scaling_factor")) d.routed_scale = 2;
-  d.clamped = {.alpha = real(c, {"swiglu_alpha"}, 1.702), .up_offset = 1};
-  clamp_at(d.clamped, c.number_or("swiglu_limit", 7));
+
+  d.clamped = {.alpha = float(c.number("swiglu_alpha")), .up_offset = 1};
+  clamp_at(d.clamped, c.number_or("swiglu_limit", 0));
   d.shared_clamped = d.clamped;
-  add_shared(d, c.size_or("shared_intermediate_size", 3072));
+  add_shared(d, c.size("shared_intermediate_size"));
   return {"MiniMaxM3", d};
 }
 /// An entry of swiglu_limits, a number for each layer; 0 and null: none.
@@ -131,7 +131,7 @@ inline MoeBlock step3p7_block(Config const& c, int layer) {
 }
 /// moe_layers_enum: a list, or its numbers between commas.
 inline bool step3p7_sparse(Config const& c, int layer) {
-  if (c.has("mlp_layer_types")) return after_dense<3>(c, layer);
+  if (c.has("mlp_layer_types")) return after_dense(c, layer);
   if (!c.has("moe_layers_enum")) return layer >= 3;
   if (!c.json().at("moe_layers_enum").is_string()) {
     auto const list = c.integers_or_none("moe_layers_enum");
@@ -145,7 +145,7 @@ inline MoeBlock inkling2_block(Config const& c, int layer) {
   auto d = sizes_of(c, layer);
   normalize_by_sum(d, 1e-20f);
   d.scale = routed_scaling_factor(c);
-  d.softcapped = {.gate_cap = real(c, {"mlp_gate_softcap"}, 4), .up_cap = real(c, {"mlp_up_softcap"}, 25)};
+  d.softcapped = {.gate_cap = float(c.number("mlp_gate_softcap")), .up_cap = float(c.number("mlp_up_softcap"))};
   d.gate_up = GateUp::interleaved;
   return {"Inkling2", d};
 }
@@ -153,29 +153,29 @@ inline MoeBlock inkling_block(Config const& c, int layer) {
   // A file with dense_intermediate_size means the experts by intermediate_size.
   auto d = sizes_of(c, layer, c.has("dense_intermediate_size") ? "intermediate_size" : "moe_intermediate_size");
   d.round_weights = true;
-  d.scale = c.has("route_scale") ? routed_scaling_factor(c) : 8;
+  d.scale = routed_scaling_factor(c);
   d.gate_up = GateUp::interleaved;
-  d.shared = index_t(c.size_or("n_shared_experts", 2));
+  d.shared = c.size("n_shared_experts");
   d.shared_intermediate = d.intermediate;
   return {"Inkling", d};
 }
 inline MoeBlock muse_spark_block(Config const& c, int layer) {
   auto d = sizes_of(c, layer);
-  d.logit_multiplier = real(c, {"output_multiplier"}, 1);
+  d.logit_multiplier = float(c.number("output_multiplier"));
   normalize_by_sum(d, 1e-15f);
   d.scale = routed_scaling_factor(c);
   d.latent = c.size("moe_hidden_size");
   d.latent_norm = true;
-  d.space_norm_epsilon = real(c, {"rms_norm_eps"}, 1e-5);
+  d.space_norm_epsilon = float(c.number("rms_norm_eps"));
   d.space_norm_offset = d.row_norm_offset = 1;
-  d.row_norm_epsilon = real(c, {"post_norm_eps"}, 1e-8);
+  d.row_norm_epsilon = float(c.number("post_norm_eps"));
   return {"MuseSpark", d};
 }
 
 inline bool deepseek_v4_hashed(Config const& c, int layer) {
   if (c.has("mlp_layer_types"))
     return of_layer(c, "mlp_layer_types", c.strings_or_none("mlp_layer_types"), layer) == "hash_moe";
-  return layer < c.integer_or(first_key(c, {"num_hash_layers", "default_num_hash_layers"}), 3, 0);
+  return layer < count_of(c, {"num_hash_layers", "default_num_hash_layers"});
 }
 inline MoeBlock deepseek_v4_block(Config const& c, int layer) {
   if (auto const f = c.string_or("scoring_func", "sqrtsoftplus"); f != "sqrtsoftplus")
@@ -183,11 +183,10 @@ inline MoeBlock deepseek_v4_block(Config const& c, int layer) {
   auto d = sizes_of(c, layer);
   d.round_logits = d.round_weights = true;
   normalize_by_sum(d, 1e-20f);
-  d.scale = c.has("routed_scaling_factor") ? routed_scaling_factor(c) : 1.5f;
-  clamp_at(d.clamped, c.number_or("swiglu_limit", 10));
+  d.scale = routed_scaling_factor(c);
+  clamp_at(d.clamped, c.number_or("swiglu_limit", 0));
   d.shared_clamped = d.clamped;
-  add_shared(d, d.intermediate * count_of(c, {"n_shared_experts"}, 1));
-  if (d.shared == 0) unsupported(c, "n_shared_experts", "0", "1 or more");
+  add_shared(d, d.intermediate); // whatever n_shared_experts says
   if (!deepseek_v4_hashed(c, layer)) return {"DeepseekV4", d};
   d.vocabulary = c.size("vocab_size");
   return {"DeepseekV4Hash", d};
@@ -211,28 +210,32 @@ inline constexpr NamedTensor deepseek_v4_others[] = {{"hash_table", "ffn.gate.ti
 inline constexpr Family sigmoid_families[] = {
     {.model_type = "afmoe",
      .source = "afmoe",
+     .defaults = R"({"num_shared_experts": 2, "num_dense_layers": 1})",
      .names = {.router = "mlp.router.gate.weight", .selection_bias = "mlp.expert_bias", .shared = shared_experts_names},
      .block = afmoe_block,
-     .sparse = after_dense<1>},
+     .sparse = after_dense},
     {.model_type = "hy_v3",
      .source = "hy_v3",
+     .defaults = R"({"num_shared_experts": 1, "router_scaling_factor": 2.826, "first_k_dense_replace": 1})",
      .names = {.router = "mlp.router.gate.weight",
                .selection_bias = "mlp.expert_bias",
                .shared = {.name = "mlp.shared_mlp.{p}.weight"}},
      .block = hy_v3_block,
-     .sparse = after_dense<1>},
+     .sparse = after_dense},
     {.model_type = "laguna",
      .source = "laguna",
+     .defaults = R"({"first_k_dense_replace": 1})",
      .names = {.selection_bias = "mlp.experts.e_score_correction_bias", .shared = shared_expert_names},
      .block = laguna_block,
-     .sparse = after_dense<1>},
+     .sparse = after_dense},
     {.model_type = "lfm2_moe",
      .source = "lfm2_moe",
+     .defaults = R"({"num_dense_layers": 2, "use_expert_bias": true, "norm_topk_prob": true})",
      .names = {.router = "feed_forward.gate.weight",
                .selection_bias = "feed_forward.expert_bias",
                .experts = {.name = "feed_forward.experts.{e}.{p}.weight", .gate = "w1", .up = "w3", .down = "w2"}},
      .block = lfm2_block,
-     .sparse = after_dense<2>},
+     .sparse = after_dense},
     {.model_type = "minimax_m2",
      .source = "minimax_m2",
      .names = {.router = "block_sparse_moe.gate.weight",
@@ -250,6 +253,7 @@ inline constexpr Family sigmoid_families[] = {
      .sparse = dots3_vision_sparse},
     {.model_type = "flint",
      .source = "flint",
+     .defaults = R"({"norm_topk_prob": true})",
      .names = {.shared = shared_expert_names},
      .block = flint_block,
      .sparse = flint_sparse},
@@ -260,9 +264,11 @@ inline constexpr Family sigmoid_families[] = {
     {.model_type = "minimax_m3_vl",
      .source = "minimax_m3_vl",
      .settings = "text_config",
+     .defaults =
+         R"({"swiglu_alpha": 1.702, "swiglu_limit": 7.0, "routed_scaling_factor": 2.0, "shared_intermediate_size": 3072})",
      .names = m3_names,
      .block = minimax_m3_block,
-     .sparse = after_dense<0>},
+     .sparse = after_dense},
     {.model_type = "step3p7",
      .source = "step3p7",
      .settings = "text_config",
@@ -275,29 +281,33 @@ inline constexpr Family sigmoid_families[] = {
     {.model_type = "inkling_mm_model",
      .source = "inkling",
      .settings = "text_config",
+     .defaults = R"({"route_scale": 8.0, "n_shared_experts": 2})",
      .names = {.layer = "model.llm.layers.{l}.",
                .selection_bias = "mlp.gate.bias",
                .experts = inkling_experts,
                .shared = {.name = "mlp.shared_experts.{p}", .down = "shared_w2_weight", .gate_up = "shared_w13_weight"},
                .others = inkling_others},
      .block = inkling_block,
-     .sparse = after_dense<0>},
+     .sparse = after_dense},
     {.model_type = "inkling2",
      .source = "inkling2",
      .settings = "text_config",
+     .defaults = R"({"route_scale": 8.0, "mlp_gate_softcap": 4.0, "mlp_up_softcap": 25.0})",
      .names = {.layer = "model.llm.layers.{l}.", .selection_bias = "mlp.gate.bias", .experts = inkling_experts},
      .block = inkling2_block},
     {.model_type = "muse_spark",
      .source = "muse_spark",
      .settings = "text_config",
+     .defaults = R"({"output_multiplier": 0.1767766952966369, "post_norm_eps": 1e-8, "rms_norm_eps": 1e-5})",
      .names = {.layer = language_model,
                .selection_bias = "mlp.gate.e_score_correction_bias",
                .experts = {.name = "mlp.experts.{p}", .gate_up = "gate_up_proj"},
                .others = muse_spark_others},
      .block = muse_spark_block,
-     .sparse = after_dense<0>},
+     .sparse = after_dense},
     {.model_type = "deepseek_v4",
      .source = "deepseek_v4",
+     .defaults = R"({"routed_scaling_factor": 1.5, "swiglu_limit": 10.0, "default_num_hash_layers": 3})",
      .names = {.layer = "layers.{l}.",
                .router = "ffn.gate.weight",
                .selection_bias = "ffn.gate.bias",

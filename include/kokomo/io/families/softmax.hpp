@@ -22,10 +22,10 @@ inline MoeBlock mixtral_block(Config const& c, int layer) {
   return block;
 }
 inline MoeBlock olmoe_block(Config const& c, int layer) {
-  return softmax_block(c, layer, "intermediate_size", norm_topk_prob(c, false));
+  return softmax_block(c, layer, "intermediate_size", norm_topk_prob(c));
 }
-template <bool Normalized> MoeBlock qwen3_block(Config const& c, int layer) {
-  return softmax_block(c, layer, "moe_intermediate_size", norm_topk_prob(c, Normalized));
+inline MoeBlock qwen3_block(Config const& c, int layer) {
+  return softmax_block(c, layer, "moe_intermediate_size", norm_topk_prob(c));
 }
 inline MoeBlock qwen3_vl_block(Config const& c, int layer) {
   auto block = softmax_block(c, layer, "moe_intermediate_size", true);
@@ -36,8 +36,8 @@ inline MoeBlock jamba_block(Config const& c, int layer) {
   return softmax_block(c, layer, "intermediate_size", false);
 }
 inline bool jamba_sparse(Config const& c, int layer) {
-  return c.integer_or("num_experts", 16, 0) > 1 &&
-         layer % c.integer_or("expert_layer_period", 2, 1) == c.integer_or("expert_layer_offset", 1, 0);
+  return c.integer("num_experts", 0) > 1 &&
+         layer % c.integer("expert_layer_period", 1) == c.integer("expert_layer_offset", 0);
 }
 
 inline MoeBlock with_gated_shared(Config const& c, MoeBlock block) {
@@ -45,8 +45,8 @@ inline MoeBlock with_gated_shared(Config const& c, MoeBlock block) {
   block.model = "Qwen2Moe";
   return block;
 }
-template <bool Normalized> MoeBlock qwen2_block(Config const& c, int layer) {
-  return with_gated_shared(c, qwen3_block<Normalized>(c, layer));
+inline MoeBlock qwen2_block(Config const& c, int layer) {
+  return with_gated_shared(c, qwen3_block(c, layer));
 }
 inline MoeBlock qwen3_5_block(Config const& c, int layer) {
   return with_gated_shared(c, softmax_block(c, layer, "moe_intermediate_size", true));
@@ -84,7 +84,7 @@ inline MoeBlock ernie_block(Config const& c, models::Description d, offset_t sha
   d.normalize = Normalize::sum_clamp_min;
   d.normalize_epsilon = real(c, {"moe_norm_min"}, 1e-12);
   d.round_weights = true;
-  add_shared(d, shared_width * count_of(c, {"moe_num_shared_experts"}, 2));
+  add_shared(d, shared_width * count_of(c, {"moe_num_shared_experts"}));
   return {d.shared > 0 ? "Ernie45Moe" : "Ernie45MoeWithoutShared", d};
 }
 inline MoeBlock ernie4_5_block(Config const& c, int layer) {
@@ -93,8 +93,8 @@ inline MoeBlock ernie4_5_block(Config const& c, int layer) {
 }
 inline bool ernie4_5_sparse(Config const& c, int layer) {
   auto const last = c.integer_or("moe_layer_end_index", -1);
-  return (layer + 1) % c.integer_or("moe_layer_interval", 1, 1) == 0 &&
-         layer >= c.integer_or("moe_layer_start_index", 1) && (last == -1 || layer <= last);
+  return (layer + 1) % c.integer("moe_layer_interval", 1) == 0 && layer >= c.integer("moe_layer_start_index") &&
+         (last == -1 || layer <= last);
 }
 /// Its lists have a text and a vision entry. \param modality 0: text, with the shared expert; 1: vision, without it
 template <int Modality> MoeBlock ernie4_5_vl_block(Config const& c, int) {
@@ -107,7 +107,7 @@ inline MoeBlock longcat_block(Config const& c, int layer) {
   auto d = sizes_of(c, layer, first_key(c, {"expert_ffn_hidden_size", "moe_intermediate_size"}));
   if (auto const type = c.string_or("zero_expert_type", "identity"); type != "identity")
     unsupported(c, "zero_expert_type", type, "identity");
-  d.identity_experts = index_t(count_of(c, {"zero_expert_num"}, 256));
+  d.identity_experts = count_of(c, {"zero_expert_num"});
   d.scale = routed_scaling_factor(c);
   return {"LongcatFlash", d};
 }
@@ -130,13 +130,13 @@ inline bool every_layer(Config const&, int) {
 inline MoeBlock grouped_softmax_block(Config const& c, int layer, GroupScore score, bool groups) {
   auto d = sizes_of(c, layer);
   if (groups) {
-    d.groups = int(count_of(c, {"n_group"}, 1));
-    d.allowed_groups = int(count_of(c, {"topk_group"}, 1));
+    d.groups = int(c.size_or("n_group", 1));
+    d.allowed_groups = int(c.size_or("topk_group", 1));
   }
   d.group_score = score;
   d.outside = OutsideRank::zero;
   d.scale = routed_scaling_factor(c);
-  add_shared(d, d.intermediate * count_of(c, {"n_shared_experts"}, 1));
+  add_shared(d, d.intermediate * count_of(c, {"n_shared_experts"}));
   if (d.shared == 0) unsupported(c, "n_shared_experts", "0", "1 or more");
   return {"DeepseekV2", d};
 }
@@ -149,7 +149,7 @@ inline MoeBlock deepseek_v2_block(Config const& c, int layer) {
 inline MoeBlock mistral4_block(Config const& c, int layer) {
   auto block = grouped_softmax_block(c, layer, GroupScore::top2_sum, true);
   block.description.round_logits = block.description.round_weights = true;
-  normalize_by_sum(block.description, 1e-20f, norm_topk_prob(c, true));
+  normalize_by_sum(block.description, 1e-20f, norm_topk_prob(c));
   return block;
 }
 inline MoeBlock mistral_large4_block(Config const& c, int layer) {
@@ -178,13 +178,18 @@ inline constexpr TensorNames ernie4_5_names{.selection_bias = "mlp.moe_statics.e
 inline constexpr Family softmax_families[] = {
     {.model_type = "mixtral", .source = "mixtral", .names = mixtral_names, .block = mixtral_block},
     {.model_type = "minimax", .source = "minimax", .names = mixtral_names, .block = mixtral_block},
-    {.model_type = "qwen3_moe", .source = "qwen3_moe", .block = qwen3_block<false>, .sparse = by_step},
-    {.model_type = "mellum", .source = "mellum", .block = qwen3_block<true>, .sparse = after_dense<0>},
+    {.model_type = "qwen3_moe", .source = "qwen3_moe", .block = qwen3_block, .sparse = by_step},
+    {.model_type = "mellum",
+     .source = "mellum",
+     .defaults = R"({"norm_topk_prob": true})",
+     .block = qwen3_block,
+     .sparse = after_dense},
     {.model_type = "qwen3_omni_moe",
      .source = "qwen3_omni_moe",
      .settings = "thinker_config.text_config",
+     .defaults = R"({"norm_topk_prob": true})",
      .names = {.layer = "thinker.model.layers.{l}."},
-     .block = qwen3_block<true>,
+     .block = qwen3_block,
      .sparse = by_step},
     {.model_type = "qwen3_vl_moe",
      .source = "qwen3_vl_moe",
@@ -196,6 +201,7 @@ inline constexpr Family softmax_families[] = {
     {.model_type = "flex_olmo", .source = "flex_olmo", .block = olmoe_block},
     {.model_type = "jamba",
      .source = "jamba",
+     .defaults = R"({"expert_layer_period": 2, "expert_layer_offset": 1})",
      .names = {.router = "feed_forward.router.weight", .experts = {.name = "feed_forward.experts.{e}.{p}.weight"}},
      .block = jamba_block,
      .sparse = jamba_sparse},
@@ -206,21 +212,18 @@ inline constexpr Family softmax_families[] = {
                .experts = {.name = "ffn.experts.mlp.{p}", .gate = "w1", .up = "v1", .down = "w2"}},
      .block = dbrx_block},
 
-    {.model_type = "qwen2_moe",
-     .source = "qwen2_moe",
-     .names = qwen2_names,
-     .block = qwen2_block<false>,
-     .sparse = by_step},
+    {.model_type = "qwen2_moe", .source = "qwen2_moe", .names = qwen2_names, .block = qwen2_block, .sparse = by_step},
     {.model_type = "qwen3_next",
      .source = "qwen3_next",
+     .defaults = R"({"norm_topk_prob": true})",
      .names = qwen2_names,
-     .block = qwen2_block<true>,
+     .block = qwen2_block,
      .sparse = by_step},
     {.model_type = "qwen3_omni_moe/talker",
      .source = "qwen3_omni_moe",
      .settings = "talker_config.text_config",
      .names = under("talker.model.layers.{l}.", qwen2_names),
-     .block = qwen2_block<false>,
+     .block = qwen2_block,
      .sparse = by_step},
     {.model_type = "qwen3_5_moe",
      .source = "qwen3_5_moe",
@@ -230,8 +233,9 @@ inline constexpr Family softmax_families[] = {
     {.model_type = "qwen4_exp",
      .source = "qwen4_exp",
      .settings = "text_config",
+     .defaults = R"({"norm_topk_prob": true})",
      .names = under(language_model, qwen2_names),
-     .block = qwen2_block<true>},
+     .block = qwen2_block},
 
     {.model_type = "hunyuan_v1_moe",
      .source = "hunyuan_v1_moe",
@@ -239,23 +243,27 @@ inline constexpr Family softmax_families[] = {
      .block = hunyuan_block},
     {.model_type = "ernie4_5_moe",
      .source = "ernie4_5_moe",
+     .defaults = R"({"moe_num_shared_experts": 2, "moe_layer_start_index": 1, "moe_layer_interval": 1})",
      .names = ernie4_5_names,
      .block = ernie4_5_block,
      .sparse = ernie4_5_sparse},
     {.model_type = "ernie4_5_vl_moe",
      .source = "ernie4_5_vl_moe",
      .settings = "text_config",
+     .defaults = R"({"moe_num_shared_experts": 2, "first_k_dense_replace": 1})",
      .names = ernie4_5_names,
      .block = ernie4_5_vl_block<0>,
-     .sparse = after_dense<1>},
+     .sparse = after_dense},
     {.model_type = "ernie4_5_vl_moe/vision",
      .source = "ernie4_5_vl_moe",
      .settings = "text_config",
+     .defaults = R"({"moe_num_shared_experts": 2, "first_k_dense_replace": 1})",
      .names = {.router = "mlp.gate.weight_1", .selection_bias = "mlp.moe_statics.e_score_correction_bias"},
      .block = ernie4_5_vl_block<1>,
-     .sparse = after_dense<1>},
+     .sparse = after_dense},
     {.model_type = "longcat_flash",
      .source = "longcat_flash",
+     .defaults = R"({"zero_expert_num": 256, "routed_scaling_factor": 6.0})",
      .names = {.router = "mlp.router.classifier.weight", .selection_bias = "mlp.router.e_score_correction_bias"},
      .block = longcat_block},
     {.model_type = "gemma4",
@@ -267,40 +275,45 @@ inline constexpr Family softmax_families[] = {
     {.model_type = "diffusion_gemma",
      .source = "diffusion_gemma",
      .settings = "text_config",
-     .names = gemma4_names,
+     .names = under("model.decoder.layers.{l}.", gemma4_names),
      .block = gemma4_block},
 
     {.model_type = "deepseek_v2",
      .source = "deepseek_v2",
+     .defaults = R"({"n_shared_experts": 2})",
      .names = deepseek_v2_names,
      .block = deepseek_v2_block,
-     .sparse = after_dense<0>},
+     .sparse = after_dense},
     {.model_type = "deepseek_ocr2",
      .source = "deepseek_ocr2",
      .settings = "text_config",
+     .defaults = R"({"n_shared_experts": 2})",
      .names = deepseek_v2_names,
      .block = deepseek_v2_block,
-     .sparse = after_dense<0>},
+     .sparse = after_dense},
     {.model_type = "unlimited_ocr",
      .source = "unlimited_ocr",
      .settings = "text_config",
+     .defaults = R"({"n_shared_experts": 2, "first_k_dense_replace": 1})",
      .names = deepseek_v2_names,
      .block = deepseek_v2_block,
-     .sparse = after_dense<1>},
+     .sparse = after_dense},
     {.model_type = "mistral4",
      .source = "mistral4",
+     .defaults = R"({"n_shared_experts": 1, "norm_topk_prob": true})",
      .names = deepseek_v2_names,
      .block = mistral4_block,
-     .sparse = after_dense<0>},
+     .sparse = after_dense},
     {.model_type = "mistral_large4",
      .source = "mistral_large4",
      .settings = "text_config",
+     .defaults = R"({"n_shared_experts": 1, "first_k_dense_replace": 1})",
      .names = {.layer = "layers.{l}.",
                .router = "gate.weight",
                .experts = {.name = "experts.{e}.{p}.weight", .gate = "w1", .up = "w3", .down = "w2"},
                .shared = {.name = "shared_experts.{p}.weight", .gate = "w1", .up = "w3", .down = "w2"}},
      .block = mistral_large4_block,
-     .sparse = after_dense<1>},
+     .sparse = after_dense},
 };
 
 } // namespace kokomo::inline v0::detail::families
