@@ -14,8 +14,8 @@ TEST_CASE("docs: activation") {
   // [snippet:activation]
   kokomo::SwiGlu const swiglu; // silu(gate) * up
   kokomo::ClampedSwiGlu const gpt_oss{.alpha = 1.702f, .gate_max = 7, .up_limit = 7, .up_offset = 1};
-  REQUIRE(swiglu.value(2.0, 3.0) == Approx(2 * example::sigmoid(2) * 3));
-  REQUIRE(gpt_oss.value(9.0, -20.0) == Approx(7 * example::sigmoid(1.702f * 7.0) * (-7 + 1)));
+  REQUIRE(swiglu.value<double>(2.0, 3.0) == Approx(2 * example::sigmoid(2) * 3));
+  REQUIRE(gpt_oss.value<double>(9.0, -20.0) == Approx(7 * example::sigmoid(1.702f * 7.0) * (-7 + 1)));
 
   double d_gate = 0, d_up = 0; // gradients of the two projections, for gradient 1 of the hidden layer
   gpt_oss.gradient(9.0, -20.0, 1.0, d_gate, d_up);

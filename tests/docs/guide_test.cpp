@@ -72,7 +72,7 @@ TEST_CASE("docs: optional slots") {
   static_assert(std::is_same_v<A::Space, kokomo::SameSpace>); // not named: the default
   // [/snippet]
   B const layer({.tokens = 4, .hidden = 3, .experts = 2},
-                {.experts = {.intermediate = 4}, .capacity = {.factor = 1.25f}, .combine = {.epsilon = 1e-5f}});
+                {.experts = {.intermediate = 4}, .capacity = {.factor = 1.25}, .combine = {.epsilon = 1e-5f}});
   REQUIRE(layer.policies().capacity.limit(layer.sizes()) == 5);
 }
 
