@@ -15,13 +15,16 @@
 #include <cstdlib>
 #include <fstream>
 
+// clang-format off
 // [snippet:readme_type]
-using DeepSeekV3 = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::GroupLimitedTopK<>>, // where a token goes
-                                 kokomo::NormalizedSigmoidGate,                                    // with what weight
-                                 kokomo::SelectionBias,                     // what keeps the load even
-                                 kokomo::WithShared<kokomo::SwiGluExperts>, // what is computed there
-                                 kokomo::bfloat16, Kokkos::DefaultExecutionSpace>;
+using DeepSeekV3 = kokomo::Layer<
+    kokomo::Router<kokomo::LinearScorer, kokomo::GroupLimitedTopK<>>, // where a token goes
+    kokomo::NormalizedSigmoidGate,                                    // with what weight
+    kokomo::SelectionBias,                                            // what keeps the load even
+    kokomo::WithShared<kokomo::SwiGluExperts>,                        // what is computed there
+    kokomo::bfloat16, Kokkos::DefaultExecutionSpace>;
 // [/snippet]
+// clang-format on
 
 TEST_CASE("docs: readme") {
   using Matrix = Kokkos::View<kokomo::bfloat16**, Kokkos::LayoutRight>;
