@@ -155,7 +155,7 @@ inline MoeBlock nllb_block(Config const& c, int layer) {
   d.drops = before ? Drops::keep_share : Drops::renormalize;
   bool const prioritized = c.boolean_or("batch_prioritized_routing", false);
   d.capacity_order = prioritized ? CapacityOrder::token_priority : CapacityOrder::position;
-  d.capacity_fraction = std::max(float(c.number("moe_eval_capacity_token_fraction")), 0.0f);
+  d.capacity_fraction = std::max(c.number("moe_eval_capacity_token_fraction"), 0.0);
   if (d.capacity_fraction == 0) d.capacity = c.size("expert_capacity");
   d.routed_scale = 1 - float(c.number("moe_token_dropout"));
   return {"NllbMoe", d};

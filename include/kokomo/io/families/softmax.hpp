@@ -122,9 +122,6 @@ inline MoeBlock gemma4_block(Config const& c, int layer) {
 inline bool gemma4_sparse(Config const& c, int) {
   return c.boolean_or("enable_moe_block", false);
 }
-inline bool every_layer(Config const&, int) {
-  return true;
-}
 
 /// Softmax scores with groups, or without; weights times a factor, shared experts as one wide expert.
 inline MoeBlock grouped_softmax_block(Config const& c, int layer, GroupScore score, bool groups) {
