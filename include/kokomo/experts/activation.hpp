@@ -88,14 +88,18 @@ struct AnyActivation {
   }
 };
 
-/// The hidden layer of an expert is `value(gate, up)` of two projections (`gated`), or of one (`up` alone).
+/// The hidden layer of an expert is `value<Rounding>(gate, up)` of two projections (`gated`), or of one (`up` alone).
+/// Every step is rounded to the storage type Rounding, as published code that computes in it does; for float and double
+/// that changes nothing.
 
 /// act(up)
 template <class Act> struct Plain {
   static constexpr bool gated = false;
   Act act{};
 
-  template <class C> KOKKOS_FUNCTION C value(C, C up) const { return act.value(up); }
+  template <class Rounding, class C> KOKKOS_FUNCTION C value(C, C up) const {
+    return rounded_to<Rounding>(act.value(up));
+  }
   template <class C> KOKKOS_FUNCTION void gradient(C, C up, C da, C&, C& d_up) const { d_up = da * act.slope(up); }
 };
 
@@ -104,7 +108,9 @@ template <class Act> struct Glu {
   static constexpr bool gated = true;
   Act act{};
 
-  template <class C> KOKKOS_FUNCTION C value(C gate, C up) const { return act.value(gate) * up; }
+  template <class Rounding, class C> KOKKOS_FUNCTION C value(C gate, C up) const {
+    return rounded_to<Rounding>(rounded_to<Rounding>(act.value(gate)) * up);
+  }
   template <class C> KOKKOS_FUNCTION void gradient(C gate, C up, C da, C& d_gate, C& d_up) const {
     d_gate = da * up * act.slope(gate);
     d_up = da * act.value(gate);
@@ -123,7 +129,7 @@ enum class Clamp { before_activation, after_activation };
 ///     before_activation:  g sigmoid(alpha g) (u + up_offset)
 ///     after_activation:   min(gate sigmoid(alpha gate), gate_max) (u + up_offset)
 ///
-/// A clamp passes the gradient where the value lies within its bounds, bounds included; the gate has no lower bound.
+/// A clamp passes the gradient strictly within its bounds, as torch 2.15 does; the gate has no lower bound.
 /// Source: GPT-OSS (alpha 1.702, offset 1), DeepSeek-V4, Step-3.7 (after), as transformers has them.
 struct ClampedSwiGlu {
   static constexpr bool gated = true;
@@ -137,17 +143,22 @@ struct ClampedSwiGlu {
     detail::require(up_limit >= 0, 106, "ClampedSwiGlu up_limit = ", up_limit, ", expected >= 0");
   }
 
-  template <class C> KOKKOS_FUNCTION C value(C gate, C up) const {
-    C const u = Kokkos::clamp(up, C(-up_limit), C(up_limit)) + C(up_offset);
-    if (clamp == Clamp::after_activation) return Kokkos::min(swish(gate), C(gate_max)) * u;
-    return swish(Kokkos::min(gate, C(gate_max))) * u;
+  template <class Rounding, class C> KOKKOS_FUNCTION C value(C gate, C up) const {
+    C const u = rounded_to<Rounding>(Kokkos::clamp(up, C(-up_limit), C(up_limit)) + C(up_offset));
+    bool const before = clamp == Clamp::before_activation;
+    C const g = before ? Kokkos::min(gate, C(gate_max)) : gate;
+    C const s =
+        alpha == 1
+            ? rounded_to<Rounding>(swish(g)) // silu is one operation, g sigmoid(alpha g) three
+            : rounded_to<Rounding>(g * rounded_to<Rounding>(detail::sigmoid(rounded_to<Rounding>(g * C(alpha)))));
+    return rounded_to<Rounding>((before ? s : Kokkos::min(s, C(gate_max))) * u);
   }
   template <class C> KOKKOS_FUNCTION void gradient(C gate, C up, C da, C& d_gate, C& d_up) const {
     C const u = Kokkos::clamp(up, C(-up_limit), C(up_limit)) + C(up_offset);
     C const inner = clamp == Clamp::before_activation ? Kokkos::min(gate, C(gate_max)) : gate;
     C const act = clamp == Clamp::before_activation ? swish(inner) : Kokkos::min(swish(inner), C(gate_max));
-    bool const gate_passes = clamp == Clamp::before_activation ? gate <= C(gate_max) : swish(gate) <= C(gate_max);
-    bool const up_passes = up >= C(-up_limit) && up <= C(up_limit);
+    bool const gate_passes = clamp == Clamp::before_activation ? gate < C(gate_max) : swish(gate) < C(gate_max);
+    bool const up_passes = up > C(-up_limit) && up < C(up_limit);
     C const s = detail::sigmoid(C(alpha) * inner);
     d_gate = gate_passes ? da * u * s * (C(1) + C(alpha) * inner * (C(1) - s)) : C(0);
     d_up = up_passes ? da * act : C(0);
@@ -169,8 +180,9 @@ struct SoftcappedSwiGlu {
                     ", expected > 0");
   }
 
-  template <class C> KOKKOS_FUNCTION C value(C gate, C up) const {
-    return cap(gate, C(gate_cap)) * detail::sigmoid(gate) * cap(up, C(up_cap));
+  /// In the compute type throughout, as published, and rounded once.
+  template <class Rounding, class C> KOKKOS_FUNCTION C value(C gate, C up) const {
+    return rounded_to<Rounding>(cap(gate, C(gate_cap)) * detail::sigmoid(gate) * cap(up, C(up_cap)));
   }
   template <class C> KOKKOS_FUNCTION void gradient(C gate, C up, C da, C& d_gate, C& d_up) const {
     C const tanh_gate = Kokkos::tanh(gate / C(gate_cap)), tanh_up = Kokkos::tanh(up / C(up_cap));

@@ -44,19 +44,31 @@ template <class T> struct Projection {
   BiasRef<T> bias;
 };
 
+/// Adds the biases to the pre-activations and computes the hidden layer. The bias is a step of its own: in a 16-bit
+/// storage type the product is rounded before it, as published, which decides on which side of a clamp a value falls.
 template <class T, class Activation> struct Activate {
   using C = compute_t<T>;
   GroupedRows rows;
-  T const* pre; // [rows, (gate) up]
-  T* hidden;    // [rows, width]
+  T* pre;    // [rows, (gate) up]
+  T* hidden; // [rows, width]
   offset_t width;
+  BiasRef<T const> gate_bias, up_bias;
   Activation activation;
 
   KOKKOS_FUNCTION void operator()(offset_t row) const {
     if (row >= rows.end(rows.groups - 1)) return;
-    T const* const gate = pre + row * (Activation::gated ? 2 : 1) * width;
-    T const* const up = Activation::gated ? gate + width : gate;
-    for (offset_t i = 0; i < width; ++i) hidden[row * width + i] = T(activation.value(C(gate[i]), C(up[i])));
+    T* const gate = pre + row * (Activation::gated ? 2 : 1) * width;
+    T* const up = Activation::gated ? gate + width : gate;
+    if (up_bias.data != nullptr) {
+      add(up, up_bias, rows.group_of(row));
+      if constexpr (Activation::gated) add(gate, gate_bias, rows.group_of(row));
+    }
+    for (offset_t i = 0; i < width; ++i)
+      hidden[row * width + i] = T(activation.template value<T>(C(gate[i]), C(up[i])));
+  }
+  KOKKOS_FUNCTION void add(T* values, BiasRef<T const> const& bias, index_t group) const {
+    T const* const b = bias.data + group * bias.group_stride;
+    for (offset_t i = 0; i < width; ++i) values[i] = T(C(values[i]) + C(b[i * bias.n_stride]));
   }
 };
 
@@ -88,7 +100,7 @@ template <class T, class Activation> struct ActivateBackward {
     C along = 0;
     for (offset_t i = 0; i < width; ++i) {
       C const g = gate[i], u = up[i], da = d_hidden[row * width + i];
-      C const a = activation.value(g, u);
+      C const a = activation.template value<T>(g, u);
       along += da * a;
       C dg = 0, du = 0;
       activation.gradient(g, u, s * da, dg, du);
@@ -206,17 +218,19 @@ template <class ActivationT> struct FeedForwardExperts {
     auto const up = up_projection(parameters, width);
     auto const down = down_projection(parameters, width);
     detail::RowTarget<T> pre{saved.pre.data(), static_cast<offset_t>(saved.pre.extent(1))};
+    detail::BiasRef<T const> gate_bias;
     if constexpr (gated) {
       auto const gate = gate_projection(parameters, width);
+      gate_bias = constant(gate.bias);
       detail::grouped_product(exec, "kokomo::FeedForwardExperts::gate", in.rows, in.x, width, constant(gate.weight),
-                              constant(gate.bias), intermediate, pre, Write::overwrite, in.workers);
+                              detail::BiasRef<T const>{}, intermediate, pre, Write::overwrite, in.workers);
       pre.data += intermediate;
     }
     detail::grouped_product(exec, "kokomo::FeedForwardExperts::up", in.rows, in.x, width, constant(up.weight),
-                            constant(up.bias), intermediate, pre, Write::overwrite, in.workers);
-    detail::for_each(
-        exec, "kokomo::FeedForwardExperts::activate", in.rows.rows,
-        detail::Activate<T, Activation>{in.rows, saved.pre.data(), scratch.hidden.data(), intermediate, activation});
+                            detail::BiasRef<T const>{}, intermediate, pre, Write::overwrite, in.workers);
+    detail::for_each(exec, "kokomo::FeedForwardExperts::activate", in.rows.rows,
+                     detail::Activate<T, Activation>{in.rows, saved.pre.data(), scratch.hidden.data(), intermediate,
+                                                     gate_bias, constant(up.bias), activation});
     detail::grouped_product(exec, "kokomo::FeedForwardExperts::down", in.rows, hidden_rows<T>(scratch.hidden.data()),
                             intermediate, constant(down.weight), constant(down.bias), width,
                             detail::RowTarget<compute_t<T>>{out.data(), width}, Write::overwrite, in.workers);

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#ifndef KOKOMO_IO_PARAMETERS_HPP
+#define KOKOMO_IO_PARAMETERS_HPP
+
+#include <kokomo/error.hpp>
+#include <kokomo/io/tensor.hpp>
+#include <kokomo/types.hpp>
+
+#include <array>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace kokomo::inline v0::io {
+
+/// Where one file tensor stands in a parameter of a layer: `chunks` contiguous runs of `length` elements, `stride`
+/// apart, from `offset` on.
+struct Place {
+  std::string
+      role; ///< what the tensor is: "router_weight", "gate_up", "gate_proj.3", ... (docs/guide/load_a_checkpoint.md)
+  offset_t offset = 0;
+  offset_t chunks = 1;
+  offset_t length = 0;
+  offset_t stride = 0;
+  offset_t columns = 1; ///< last extent
+
+  offset_t elements() const { return chunks * length; }
+};
+
+/// Gives the tensor of a role, or null.
+using TensorOfRole = std::function<TensorInfo const*(std::string_view role)>;
+
+namespace detail {
+
+/// Roles whose tensors are the whole parameter of a name, in order of preference.
+struct WholeRole {
+  std::string_view parameter, role;
+};
+inline constexpr WholeRole whole_roles[] = {{"router.weight", "router_weight"},
+                                            {"router.bias", "router_bias"},
+                                            {"router.scale", "router_scale"},
+                                            {"gate.expert_scale", "per_expert_scale"},
+                                            {"gate.global_scale", "global_scale"},
+                                            {"experts.gate_up", "gate_up"},
+                                            {"experts.gate", "gate_proj"},
+                                            {"experts.up", "up_proj"},
+                                            {"experts.down", "down"},
+                                            {"experts.gate_up_bias", "gate_up_bias"},
+                                            {"experts.gate_bias", "gate_bias"},
+                                            {"experts.up_bias", "up_bias"},
+                                            {"experts.down_bias", "down_bias"},
+                                            {"experts.norm", "post_expert_norm_weight"},
+                                            {"shared.gate_up", "shared_gate_up"},
+                                            {"shared.up", "shared_up_proj"},
+                                            {"shared.down", "shared_down_proj"},
+                                            {"shared.shared_gate", "shared_expert_gate"},
+                                            {"space.in", "latent_in"},
+                                            {"space.out", "latent_out"},
+                                            {"space.norm", "expert_norm_weight"},
+                                            {"space.norm", "latent_norm_weight"},
+                                            {"combine.bias", "output_bias"},
+                                            {"combine.norm", "post_norm_weight"},
+                                            {"balancer.bias", "selection_bias"},
+                                            {"selector.table", "hash_table"}};
+
+/// Parameters [experts, 2I, columns] that files may hold as two tensors, or as two an expert.
+struct FusedRole {
+  std::string_view parameter, gate, up;
+};
+inline constexpr FusedRole fused_roles[] = {{"experts.gate_up", "gate_proj", "up_proj"},
+                                            {"experts.gate_up_bias", "gate_bias", "up_bias"},
+                                            {"shared.gate_up", "shared_gate_proj", "shared_up_proj"}};
+
+} // namespace detail
+
+/// How the file's tensors make up one parameter: whole, one a part, one an expert, or one an expert and part.
+/// \param[in] extents of the parameter, outermost first, unused ones 1
+/// \param[in] has whether the file has a tensor of a role
+/// \returns nothing if it has none that fit
+inline std::vector<Place> places_of(std::string_view parameter, std::array<offset_t, 3> const& extents,
+                                    std::function<bool(std::string_view)> const& has) {
+  offset_t const inner = extents[1] * extents[2], total = extents[0] * inner;
+  offset_t const columns = extents[2] > 1 ? extents[2] : extents[1] > 1 ? extents[1] : extents[0];
+  for (auto const& whole : detail::whole_roles) {
+    if (whole.parameter != parameter) continue;
+    std::string const role(whole.role);
+    if (has(role)) return {{role, 0, 1, total, total, columns}};
+    if (!has(role + ".0")) continue;
+    std::vector<Place> places;
+    for (offset_t e = 0; e < extents[0]; ++e)
+      places.push_back({role + "." + std::to_string(e), e * inner, 1, inner, inner, columns});
+    return places;
+  }
+  for (auto const& fused : detail::fused_roles) {
+    if (fused.parameter != parameter) continue;
+    std::string const gate(fused.gate), up(fused.up);
+    offset_t const half = inner / 2;
+    if (has(gate)) return {{gate, 0, extents[0], half, inner, columns}, {up, half, extents[0], half, inner, columns}};
+    if (!has(gate + ".0")) continue;
+    std::vector<Place> places;
+    for (offset_t e = 0; e < extents[0]; ++e) {
+      std::string const of_expert = "." + std::to_string(e);
+      places.push_back({gate + of_expert, e * inner, 1, half, half, columns});
+      places.push_back({up + of_expert, e * inner + half, 1, half, half, columns});
+    }
+    return places;
+  }
+  return {};
+}
+
+/// Reads a tensor into its place. Its last dimension and its number of elements must be those of the place; leading
+/// dimensions may be split differently (published files store [1, E] for [E], [E I, H] for [E, I, H]), and a stacked
+/// tensor may hold rows for zero-computation experts behind those of the layer.
+/// \throws kokomo::Error 413 naming tensor, file and shapes; 412 for a dtype that does not convert
+template <class T> void read_place(TensorInfo const& tensor, Place const& place, T* parameter) {
+  offset_t const columns = tensor.shape.empty() ? 1 : tensor.shape.back();
+  TensorInfo fitting = tensor;
+  if (tensor.shape.size() >= 2 && tensor.elements() > place.elements() &&
+      place.elements() % (tensor.elements() / tensor.shape[0]) == 0)
+    fitting = rows(tensor, 0, place.elements() / (tensor.elements() / tensor.shape[0]));
+  kokomo::detail::require(columns == place.columns && fitting.elements() == place.elements(), 413,
+                          kokomo::detail::label(tensor), " has shape ", kokomo::detail::shape_text(tensor.shape),
+                          ", expected ", place.elements() / place.columns, " rows of ", place.columns);
+  if (place.chunks == 1) return read(fitting, std::span<T>(parameter + place.offset, std::size_t(place.length)));
+  std::vector<T> const values = read<T>(fitting);
+  for (offset_t chunk = 0; chunk < place.chunks; ++chunk)
+    std::copy_n(values.begin() + chunk * place.length, place.length, parameter + place.offset + chunk * place.stride);
+}
+
+/// Fills every parameter of a layer, and state that files hold (selection biases, hash tables), from a file's tensors.
+/// Blocks until the copies are done.
+/// \param[in] tensor_of the file's tensor of a role, or null
+/// \throws kokomo::Error 411 naming a parameter that has no tensor; 412, 413 as read_place
+template <class Layer>
+void load(typename Layer::Exec const& exec, typename Layer::Parameters const& parameters,
+          typename Layer::State const& state, TensorOfRole const& tensor_of) {
+  auto const has = [&](std::string_view role) { return tensor_of(role) != nullptr; };
+  auto const fill = [&](std::string const& name, auto const& view) {
+    if (name == "balancer.counts") return;
+    auto const places =
+        places_of(name, {offset_t(view.extent(0)), offset_t(view.extent(1)), offset_t(view.extent(2))}, has);
+    kokomo::detail::require(!places.empty(), 411, "no tensor for parameter ", name,
+                            ": the file has none of the roles that make it up");
+    auto const host = Kokkos::create_mirror_view(Kokkos::WithoutInitializing, Kokkos::HostSpace{}, view);
+    for (Place const& place : places) {
+      TensorInfo const* const tensor = tensor_of(place.role);
+      kokomo::detail::require(tensor != nullptr, 411, "no tensor for role ", place.role, " of parameter ", name);
+      read_place(*tensor, place, host.data());
+    }
+    Kokkos::deep_copy(exec, view, host);
+  };
+  parameters.for_each(fill);
+  state.for_each(fill);
+  exec.fence("kokomo::io::load");
+}
+
+} // namespace kokomo::inline v0::io
+
+#endif
