@@ -144,7 +144,7 @@ TEST_CASE("counts are those before capacity drops") {
 
 TEST_CASE("biases even out a load that scores alone would not") {
   using Double = Subject<double>;
-  Fixture<Double> fixture({.tokens = 400, .hidden = 8, .experts = 8}, settings<Double>({.rate = 0.01f}));
+  Fixture<Double> fixture({.tokens = 400, .hidden = 8, .experts = 8}, settings<Double>({.rate = 0.002f}));
   auto weight = to_host(fixture.parameters.router.weight);
   auto x = to_host(fixture.x);
   for (std::size_t t = 0; t < 400; ++t) x[t * 8] = 1;
@@ -162,8 +162,8 @@ TEST_CASE("biases even out a load that scores alone would not") {
     fixture.layer.step(fixture.exec, fixture.state);
     fixture.forward();
   }
-  REQUIRE(at_first > 0.8);
-  REQUIRE(violation() < 0.2); // a sign step of 0.01 moves a few of the 400 tokens at a time
+  REQUIRE(at_first > 1);
+  REQUIRE(violation() < 0.15); // the sign rule ends in a cycle of a few tokens, as wide as its rate
 }
 
 } // namespace
