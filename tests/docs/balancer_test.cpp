@@ -8,7 +8,7 @@
 #include <kokomo/balancer/z_loss.hpp>
 #include <kokomo/router/top_k.hpp>
 
-TEST_CASE("docs: no_balancer") {
+TEST_CASE("no_balancer") {
   // [snippet:no_balancer]
   using Layer =
       kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<2>>, kokomo::SoftmaxGate, kokomo::NoBalancer>;
@@ -22,7 +22,7 @@ TEST_CASE("docs: no_balancer") {
   // [/snippet]
 }
 
-TEST_CASE("docs: selection_bias") {
+TEST_CASE("selection_bias") {
   // [snippet:selection_bias]
   using Layer =
       kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<1>>, kokomo::SigmoidGate, kokomo::SelectionBias>;
@@ -38,7 +38,7 @@ TEST_CASE("docs: selection_bias") {
   // [/snippet]
 }
 
-TEST_CASE("docs: load_balancing_loss") {
+TEST_CASE("load_balancing_loss") {
   // [snippet:load_balancing_loss]
   using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<2>>, kokomo::SoftmaxGate,
                               kokomo::LoadBalancingLoss>;
@@ -53,7 +53,7 @@ TEST_CASE("docs: load_balancing_loss") {
   // [/snippet]
 }
 
-TEST_CASE("docs: z_loss") {
+TEST_CASE("z_loss") {
   // [snippet:z_loss]
   using Layer =
       kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<1>>, kokomo::SoftmaxGate, kokomo::ZLoss>;
@@ -65,7 +65,7 @@ TEST_CASE("docs: z_loss") {
   // [/snippet]
 }
 
-TEST_CASE("docs: balancers") {
+TEST_CASE("balancers") {
   // [snippet:balancers]
   using Both =
       kokomo::Balancers<kokomo::SelectionBias, kokomo::ZLoss>; // at most one with a bias, checked at compile time

@@ -5,7 +5,7 @@
 #include <kokomo/capacity/no_capacity.hpp>
 #include <kokomo/router/top_k.hpp>
 
-TEST_CASE("docs: no_capacity") {
+TEST_CASE("no_capacity") {
   // [snippet:no_capacity]
   using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<1>>>; // NoCapacity is the default
   Example<Layer> run({.tokens = 3, .hidden = 2, .experts = 2}, {.experts = {.intermediate = 4}});
@@ -16,7 +16,7 @@ TEST_CASE("docs: no_capacity") {
   // [/snippet]
 }
 
-TEST_CASE("docs: capacity") {
+TEST_CASE("capacity") {
   // [snippet:capacity]
   using Layer =
       kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<1>>, kokomo::SoftmaxGate, kokomo::NoBalancer,

@@ -6,7 +6,7 @@
 #include <kokomo/experts/with_identity.hpp>
 #include <kokomo/gate/constant.hpp>
 
-TEST_CASE("docs: weighted_sum") {
+TEST_CASE("weighted_sum") {
   // [snippet:weighted_sum]
   using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<2>>, kokomo::ConstantGate,
                               kokomo::NoBalancer, kokomo::WithIdentity<kokomo::SwiGluExperts>>;
@@ -21,7 +21,7 @@ TEST_CASE("docs: weighted_sum") {
   // [/snippet]
 }
 
-TEST_CASE("docs: normalized_sum") {
+TEST_CASE("normalized_sum") {
   // [snippet:normalized_sum]
   using Layer =
       kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<2>>, kokomo::SigmoidGate, kokomo::NoBalancer,

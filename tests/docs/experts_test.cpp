@@ -10,7 +10,7 @@
 #include <kokomo/gate/score_gate.hpp>
 #include <kokomo/router/top_k.hpp>
 
-TEST_CASE("docs: activation") {
+TEST_CASE("activation") {
   // [snippet:activation]
   kokomo::SwiGlu const swiglu; // silu(gate) * up
   kokomo::ClampedSwiGlu const gpt_oss{.alpha = 1.702f, .gate_max = 7, .up_limit = 7, .up_offset = 1};
@@ -25,7 +25,7 @@ TEST_CASE("docs: activation") {
   // [/snippet]
 }
 
-TEST_CASE("docs: feed_forward") {
+TEST_CASE("feed_forward") {
   // [snippet:feed_forward]
   using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<1>>, kokomo::ConstantGate,
                               kokomo::NoBalancer, kokomo::SwiGluExperts>;
@@ -41,7 +41,7 @@ TEST_CASE("docs: feed_forward") {
   // [/snippet]
 }
 
-TEST_CASE("docs: with_shared") {
+TEST_CASE("with_shared") {
   // [snippet:with_shared]
   using Linear = kokomo::FeedForwardExperts<kokomo::Plain<kokomo::Identity>>; // down (up x), to count by hand
   using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<1>>, kokomo::ConstantGate,
@@ -57,7 +57,7 @@ TEST_CASE("docs: with_shared") {
   // [/snippet]
 }
 
-TEST_CASE("docs: with_identity") {
+TEST_CASE("with_identity") {
   // [snippet:with_identity]
   using Experts = kokomo::WithIdentity<kokomo::SwiGluExperts>;
   using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<1>>, kokomo::ConstantGate,
@@ -73,7 +73,7 @@ TEST_CASE("docs: with_identity") {
   // [/snippet]
 }
 
-TEST_CASE("docs: row_norm") {
+TEST_CASE("row_norm") {
   // [snippet:row_norm]
   using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<1>>, kokomo::ConstantGate,
                               kokomo::NoBalancer, kokomo::RowNorm<kokomo::SwiGluExperts>>;

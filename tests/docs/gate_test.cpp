@@ -10,7 +10,7 @@
 #include <kokomo/gate/sparse_mixer.hpp>
 #include <kokomo/router/top_k.hpp>
 
-TEST_CASE("docs: score_gate") {
+TEST_CASE("score_gate") {
   // [snippet:score_gate]
   using Gate = kokomo::ScoreGate<kokomo::SigmoidScore, kokomo::Normalize::sum_plus_epsilon>; // NormalizedSigmoidGate
   using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<2>>, Gate>;
@@ -23,7 +23,7 @@ TEST_CASE("docs: score_gate") {
   // [/snippet]
 }
 
-TEST_CASE("docs: selected_softmax") {
+TEST_CASE("selected_softmax") {
   // [snippet:selected_softmax]
   using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<2>>, kokomo::SelectedSoftmaxGate>;
   Example<Layer> run({.tokens = 1, .hidden = 4, .experts = 4}, {.experts = {.intermediate = 4}});
@@ -34,7 +34,7 @@ TEST_CASE("docs: selected_softmax") {
   // [/snippet]
 }
 
-TEST_CASE("docs: constant") {
+TEST_CASE("constant") {
   // [snippet:constant]
   using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<2>>, kokomo::ConstantGate>;
   Example<Layer> run({.tokens = 2, .hidden = 4, .experts = 4},
@@ -48,7 +48,7 @@ TEST_CASE("docs: constant") {
   // [/snippet]
 }
 
-TEST_CASE("docs: joint") {
+TEST_CASE("joint") {
   // [snippet:joint]
   using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<2>>, kokomo::JointSigmoidGate,
                               kokomo::NoBalancer, kokomo::WithShared<kokomo::SwiGluExperts, kokomo::JointShare>>;
@@ -64,7 +64,7 @@ TEST_CASE("docs: joint") {
   // [/snippet]
 }
 
-TEST_CASE("docs: on_input") {
+TEST_CASE("on_input") {
   // [snippet:on_input]
   using Router = kokomo::Router<kokomo::LinearScorer, kokomo::TopK<1>>;
   using OnOutput = kokomo::Layer<Router, kokomo::ConstantGate, kokomo::NoBalancer, kokomo::SquaredReluExperts>;
@@ -80,7 +80,7 @@ TEST_CASE("docs: on_input") {
   // [/snippet]
 }
 
-TEST_CASE("docs: sparse_mixer gate") {
+TEST_CASE("sparse_mixer gate") {
   // [snippet:sparse_mixer]
   using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::SparseMixer>, kokomo::SparseMixerGate>;
   Example<Layer> run({.tokens = 2, .hidden = 3, .experts = 3}, {.experts = {.intermediate = 4}}); // epsilon 0.01

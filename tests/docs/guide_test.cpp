@@ -26,7 +26,7 @@ using DeepSeekV3 = kokomo::Layer<
 // [/snippet]
 // clang-format on
 
-TEST_CASE("docs: readme") {
+TEST_CASE("readme") {
   using Matrix = Kokkos::View<kokomo::bfloat16**, Kokkos::LayoutRight>;
   Matrix const x("x", 20, 32), y("y", 20, 32), dy("dy", 20, 32), dx("dx", 20, 32);
   // [snippet:readme]
@@ -50,7 +50,7 @@ TEST_CASE("docs: readme") {
   REQUIRE(layer.status(exec, tape).tokens_without_expert == 0);
 }
 
-TEST_CASE("docs: compile time and run time k") {
+TEST_CASE("compile time and run time k") {
   // [snippet:static_k]
   using kokomo::LinearScorer, kokomo::Router, kokomo::TopK;
   using Fixed = kokomo::Layer<Router<LinearScorer, TopK<2>>>; // the kernel knows k
@@ -62,7 +62,7 @@ TEST_CASE("docs: compile time and run time k") {
   // [/snippet]
 }
 
-TEST_CASE("docs: optional slots") {
+TEST_CASE("optional slots") {
   using kokomo::LinearScorer, kokomo::Router, kokomo::TopK;
   // [snippet:optional_slots]
   using A = kokomo::Layer<Router<LinearScorer, TopK<2>>, kokomo::SoftmaxGate, kokomo::NoBalancer, kokomo::SwiGluExperts,
@@ -79,7 +79,7 @@ TEST_CASE("docs: optional slots") {
   REQUIRE(layer.policies().capacity.limit(layer.sizes()) == 5);
 }
 
-TEST_CASE("docs: inputs") {
+TEST_CASE("inputs") {
   using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<1>>>;
   using Exec = Kokkos::DefaultExecutionSpace;
   // [snippet:inputs]
@@ -107,7 +107,7 @@ TEST_CASE("docs: inputs") {
   REQUIRE((tape.mode() == kokomo::Mode::training && tape.step() == 17));
 }
 
-TEST_CASE("docs: errors") {
+TEST_CASE("errors") {
   using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<>>>;
   // [snippet:errors]
   try {
@@ -148,7 +148,7 @@ void descend(Exec const& exec, Parameters const& parameters, Parameters const& g
 
 } // namespace
 
-TEST_CASE("docs: train") {
+TEST_CASE("train") {
   using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<2>>, kokomo::NormalizedSigmoidGate,
                               kokomo::Balancers<kokomo::SelectionBias, kokomo::ZLoss>, kokomo::SwiGluExperts>;
   kokomo::Shape const shape{.tokens = 32, .hidden = 6, .experts = 4};
@@ -219,7 +219,7 @@ TEST_CASE("docs: train") {
   // [/snippet]
 }
 
-TEST_CASE("docs: memory of the caller") {
+TEST_CASE("memory of the caller") {
   using Exec = Kokkos::DefaultExecutionSpace;
   using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<1>>>;
   Layer const first({.tokens = 8, .hidden = 4, .experts = 2}, {.experts = {.intermediate = 8}});
@@ -238,7 +238,7 @@ TEST_CASE("docs: memory of the caller") {
   REQUIRE(second_tape.bytes() == first_tape.bytes()); // it keeps logits, entries and pre-activations: no [.., hidden]
 }
 
-TEST_CASE("docs: threshold selector") {
+TEST_CASE("threshold selector") {
   // [snippet:use_positive]
   // ReLU routing: every expert with a positive logit, and the logit is its weight.
   using Layer =
@@ -254,7 +254,7 @@ TEST_CASE("docs: threshold selector") {
   REQUIRE(close({run.output()[1]}, {{0, 0, 0}}));
 }
 
-TEST_CASE("docs: threshold selector, gradients") {
+TEST_CASE("gradients of the threshold selector") {
   using Layer =
       kokomo::Layer<kokomo::Router<kokomo::LinearScorer, user::Positive>, kokomo::ScoreGate<kokomo::IdentityScore>,
                     kokomo::NoBalancer, kokomo::SwiGluExperts, double>;
@@ -289,7 +289,7 @@ TEST_CASE("docs: threshold selector, gradients") {
     }
 }
 
-TEST_CASE("docs: load a checkpoint") {
+TEST_CASE("load a checkpoint") {
   using Exec = Kokkos::DefaultExecutionSpace;
   std::string name = (std::filesystem::temp_directory_path() / "kokomo_docs_XXXXXX").string();
   REQUIRE(::mkdtemp(name.data()) != nullptr);

@@ -13,7 +13,7 @@
 #include <kokomo/router/top_2.hpp>
 #include <kokomo/router/top_k.hpp>
 
-TEST_CASE("docs: linear_scorer") {
+TEST_CASE("linear_scorer") {
   // [snippet:linear_scorer]
   using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<1>>>;
   Example<Layer> run({.tokens = 1, .hidden = 2, .experts = 2},
@@ -27,7 +27,7 @@ TEST_CASE("docs: linear_scorer") {
   // [/snippet]
 }
 
-TEST_CASE("docs: normalized_scorer") {
+TEST_CASE("normalized_scorer") {
   // [snippet:normalized_scorer]
   using Layer = kokomo::Layer<kokomo::Router<kokomo::NormalizedScorer, kokomo::TopK<1>>>;
   Example<Layer> run({.tokens = 2, .hidden = 3, .experts = 4},
@@ -40,7 +40,7 @@ TEST_CASE("docs: normalized_scorer") {
   // [/snippet]
 }
 
-TEST_CASE("docs: top_k") {
+TEST_CASE("top_k") {
   // [snippet:top_k]
   using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<>>>; // k at run time; TopK<2> fixes it
   Example<Layer> run({.tokens = 3, .hidden = 4, .experts = 4},
@@ -54,7 +54,7 @@ TEST_CASE("docs: top_k") {
   // [/snippet]
 }
 
-TEST_CASE("docs: group_limited_top_k") {
+TEST_CASE("group_limited_top_k") {
   // [snippet:group_limited_top_k]
   using Layer =
       kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::GroupLimitedTopK<>>, kokomo::NormalizedSigmoidGate>;
@@ -69,7 +69,7 @@ TEST_CASE("docs: group_limited_top_k") {
   // [/snippet]
 }
 
-TEST_CASE("docs: hash") {
+TEST_CASE("hash") {
   // [snippet:hash]
   using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::HashTable>, kokomo::ConstantGate>;
   Example<Layer> run({.tokens = 4, .hidden = 8, .experts = 3},
@@ -84,7 +84,7 @@ TEST_CASE("docs: hash") {
   // [/snippet]
 }
 
-TEST_CASE("docs: given") {
+TEST_CASE("given") {
   // [snippet:given]
   using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::Given>, kokomo::SelectedSoftmaxGate>;
   Example<Layer> run({.tokens = 2, .hidden = 4, .experts = 4},
@@ -100,7 +100,7 @@ TEST_CASE("docs: given") {
   // [/snippet]
 }
 
-TEST_CASE("docs: top_2") {
+TEST_CASE("top_2") {
   // [snippet:top_2]
   using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::Top2>, kokomo::SoftmaxGate>;
   Example<Layer> run(
@@ -117,7 +117,7 @@ TEST_CASE("docs: top_2") {
   // [/snippet]
 }
 
-TEST_CASE("docs: sparse_mixer router") {
+TEST_CASE("sparse_mixer router") {
   // [snippet:sparse_mixer]
   using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::SparseMixer>, kokomo::SparseMixerGate>;
   Example<Layer> run({.tokens = 1, .hidden = 4, .experts = 4}, {.router = {.selector = {.epsilon = 0.1f, .seed = 1}},

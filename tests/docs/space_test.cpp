@@ -8,7 +8,7 @@
 
 #include <map>
 
-TEST_CASE("docs: same_space") {
+TEST_CASE("same_space") {
   // [snippet:same_space]
   using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<1>>>; // SameSpace is the default
   Layer const layer({.tokens = 1, .hidden = 6, .experts = 2}, {.experts = {.intermediate = 8}});
@@ -18,7 +18,7 @@ TEST_CASE("docs: same_space") {
   // [/snippet]
 }
 
-TEST_CASE("docs: normalized_input") {
+TEST_CASE("normalized_input") {
   // [snippet:normalized_input]
   using Layer =
       kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<1>>, kokomo::ConstantGate, kokomo::NoBalancer,
@@ -34,7 +34,7 @@ TEST_CASE("docs: normalized_input") {
   // [/snippet]
 }
 
-TEST_CASE("docs: latent") {
+TEST_CASE("latent") {
   // [snippet:latent]
   using Layer =
       kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<2>>, kokomo::SigmoidGate, kokomo::NoBalancer,
