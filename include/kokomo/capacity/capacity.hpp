@@ -10,6 +10,7 @@
 #include <kokomo/score.hpp>
 #include <kokomo/slots.hpp>
 
+#include <algorithm>
 #include <cmath>
 
 namespace kokomo::inline v0 {
@@ -143,10 +144,11 @@ struct Capacity {
   /// Entries an expert takes of each sequence.
   offset_t limit(Sizes const& sizes) const {
     double const n = double(tokens_per_sequence > 0 ? tokens_per_sequence : sizes.tokens);
+    double const entries = n * double(sizes.per_token);
     offset_t limit = places;
-    if (places == 0)
-      limit = fraction > 0 ? offset_t(std::ceil(fraction * n))
-                           : offset_t(std::ceil(factor * n * double(sizes.per_token) / sizes.experts));
+    if (places == 0) // no more than all: an infinite factor is no integer
+      limit = offset_t(std::ceil(std::min(
+          entries, fraction > 0 ? fraction * n : factor * n * double(sizes.per_token) / double(sizes.experts))));
     return limit > minimum ? limit : minimum;
   }
 
