@@ -6,7 +6,6 @@
 #include <kokomo/types.hpp>
 
 #include <array>
-#include <functional>
 
 namespace kokomo::inline v0 {
 
@@ -55,14 +54,7 @@ public:
       return Matrix<T, Exec>(m_data, std::size_t(m_extent[0]), std::size_t(m_extent[1]));
   }
 
-  /// Whether the memory of the two overlaps.
-  template <class U, int R> bool overlaps(Argument<U, Exec, R> const& other) const {
-    auto const [begin, end] = range();
-    auto const [other_begin, other_end] = other.range();
-    std::less<void const*> const before;
-    return begin != end && other_begin != other_end && before(begin, other_end) && before(other_begin, end);
-  }
-
+  /// First and behind last address.
   std::array<void const*, 2> range() const {
     offset_t last = 0;
     for (int d = 0; d < Rank; ++d) {

@@ -9,6 +9,7 @@
 #include <kokomo/check.hpp>
 #include <kokomo/combine/weighted_sum.hpp>
 #include <kokomo/concepts.hpp>
+#include <kokomo/detail/aliasing.hpp>
 #include <kokomo/detail/grouping.hpp>
 #include <kokomo/detail/layer_kernels.hpp>
 #include <kokomo/experts/with_shared.hpp>
@@ -155,15 +156,16 @@ public:
     detail::require(shape.experts >= 1 && shape.experts <= std::numeric_limits<index_t>::max() / 2, 101,
                     "shape.experts = ", shape.experts, ", expected 1 .. 2^30");
     m_sizes = base_sizes();
+    detail::check_settings(policies.experts, m_sizes); // first: the number of experts depends on them
     detail::check_settings(policies.router.selector, m_sizes);
     m_sizes.per_token = policies.router.selector.entries_per_token(m_sizes);
+    detail::require(
+        shape.tokens <= std::numeric_limits<index_t>::max() / 2 / Kokkos::max(m_sizes.per_token, offset_t(1)), 105,
+        "shape.tokens = ", shape.tokens, " of ", m_sizes.per_token, " entries each, expected at most 2^30 entries");
     m_sizes = sizes_of(shape.tokens);
-    detail::require(m_sizes.entries <= std::numeric_limits<index_t>::max() / 2, 105,
-                    "tokens * entries a token = ", m_sizes.entries, ", expected at most 2^30");
     detail::check_settings(policies.router.scorer, m_sizes);
     detail::check_settings(policies.gate, m_sizes);
     detail::check_settings(policies.balancer, m_sizes);
-    detail::check_settings(policies.experts, m_sizes);
     detail::check_settings(policies.capacity, m_sizes);
     detail::check_settings(policies.space, m_sizes);
     detail::check_settings(policies.combine, m_sizes);
@@ -301,6 +303,7 @@ private:
   Saved lay_out(detail::Arena& arena, Sizes const& sizes) const;
   Routing<T, Exec> routing(State const& state, Inputs const& inputs, Saved const& saved, Sizes const& sizes, Mode mode,
                            std::uint64_t step) const;
+  static detail::MemoryRanges memory_of(Parameters const& parameters, State const& state, Inputs const& inputs);
   void check_call(Parameters const& parameters, State const& state, Inputs const& inputs, Sizes const& sizes,
                   Workspace<Exec> const& workspace, std::size_t needed) const;
   void route(Exec const& exec, State const& state, Parameters const& parameters, Inputs const& inputs,

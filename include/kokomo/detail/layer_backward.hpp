@@ -29,9 +29,12 @@ void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, Stat
                            : "given, though inputs.router_input is not");
   if (own_router_input)
     (void)d_inputs.router_input.checked("d_inputs.router_input", {sizes.tokens, sizes.router_width});
-  require(!d_inputs.x.overlaps(inputs.x) && !d_inputs.x.overlaps(dy_argument) &&
-              !d_inputs.router_input.overlaps(inputs.router_input) && !d_inputs.router_input.overlaps(d_inputs.x),
-          204, "dx overlaps an input or another gradient, expected memory of its own");
+  detail::MemoryRanges()
+      .add("dx", d_inputs.x)
+      .add("d_inputs.router_input", d_inputs.router_input)
+      .add_views("gradients.", grads)
+      .add_block("workspace", workspace)
+      .require_apart_from(memory_of(parameters, state, inputs).add("dy", dy_argument).add_block("tape", tape));
 
   Kokkos::Profiling::ScopedRegion const region("kokomo::Layer::backward");
   detail::Arena arena(workspace.data());

@@ -43,8 +43,18 @@ void KOKOMO_LAYER::check_call(Parameters const& parameters, State const& state, 
   check_inputs(m_policies.gate, inputs.gate);
   detail::check_extents("parameters", parameters, m_parameter_extents);
   detail::check_extents("state", state, m_state_extents);
+  require(!detail::runs_on_host_v<Exec> || workspace.workers() >= 1, 205, "the workspace has room for ",
+          workspace.workers(), " workers, expected at least 1 (Plan::workers)");
   require(needed <= workspace.bytes(), 205, "the workspace has ", workspace.bytes(), " bytes, expected at least ",
           needed, " (Layer::plan)");
+}
+
+/// What a call only reads (in training state too is written).
+KOKOMO_LAYER_TEMPLATE
+detail::MemoryRanges KOKOMO_LAYER::memory_of(Parameters const& parameters, State const& state, Inputs const& inputs) {
+  detail::MemoryRanges ranges;
+  ranges.add("x", inputs.x).add("inputs.router_input", inputs.router_input).add("inputs.token_mask", inputs.token_mask);
+  return ranges.add_views("parameters.", parameters).add_views("state.", state);
 }
 
 /// logits -> Assignment with weights, grouped by expert, and the balancers' losses.
@@ -110,12 +120,15 @@ void KOKOMO_LAYER::forward(Exec const& exec, Parameters const& parameters, State
   check_call(parameters, state, inputs, sizes, workspace, counted.used());
   auto const x = inputs.x.checked("x", {sizes.tokens, sizes.hidden});
   auto const y = y_argument.checked("y", {sizes.tokens, sizes.hidden});
-  detail::require(!y_argument.overlaps(inputs.x) && !y_argument.overlaps(inputs.router_input), 204,
-                  "y overlaps an input, expected memory of its own");
   detail::Arena taped(tape.data());
   Saved const saved = lay_out(taped, sizes);
   detail::require(taped.used() <= tape.bytes(), 205, "the tape has ", tape.bytes(), " bytes, expected at least ",
                   taped.used(), " (Layer::plan)");
+  detail::MemoryRanges()
+      .add("y", y_argument)
+      .add_block("workspace", workspace)
+      .add_block("tape", tape)
+      .require_apart_from(memory_of(parameters, state, inputs));
 
   Kokkos::Profiling::ScopedRegion const region("kokomo::Layer::forward");
   detail::Arena arena(workspace.data());
