@@ -47,7 +47,7 @@ std::vector<std::vector<double>> balanced(std::size_t tokens, std::size_t expert
 
 double const big = 60; // softmax is 1 to the last bit of a double
 
-TEST_CASE("at perfect balance the loss is k, or 1 divided by k; with one expert as many picks") {
+TEST_CASE("at perfect balance the loss is k, or 1 divided by k, with one expert as many picks") {
   REQUIRE(loss_of(balanced(8, 4, 1.5), unit(1)) == Approx(1).epsilon(1e-14));
   REQUIRE(loss_of(balanced(8, 4, 0), unit(2)) == Approx(2).epsilon(1e-14));
   REQUIRE(loss_of(balanced(8, 4, 0), unit(2, true)) == Approx(1).epsilon(1e-14));

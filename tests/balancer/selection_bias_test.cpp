@@ -105,7 +105,7 @@ TEST_CASE("the proportional rule, by hand, conserves the sum") {
   REQUIRE(sum() == Approx(before).margin(1e-13)); // 20 steps of 7 additions of numbers below 1
 }
 
-TEST_CASE("counts add up over forward passes, of training only, without masked tokens; a rate of zero freezes") {
+TEST_CASE("counts add up over forward passes, of training only, without masked tokens, a rate of zero freezes") {
   Fixture<Subject<double>> fixture({.tokens = 4, .hidden = 3, .experts = 3}, settings<Subject<double>>({.rate = 0}, 1));
   prefer_first(fixture);
   fixture.forward();

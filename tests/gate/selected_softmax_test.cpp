@@ -23,7 +23,7 @@ template <class T> Fixture<Subject<T>> subject(SelectedSoftmaxGate const& gate) 
   return fixture;
 }
 
-TEST_CASE("softmax over the chosen equals the reference; its weights sum to the scale") {
+TEST_CASE("softmax over the chosen equals the reference, its weights sum to the scale") {
   for (float const scale : {1.0f, 0.25f, -2.0f}) {
     auto fixture = subject<double>({.scale = scale});
     check_forward(fixture);

@@ -60,7 +60,7 @@ TEST_CASE("SparseMixer samples in training from the experts close to the best, t
   }
 }
 
-TEST_CASE("SparseMixer draws again at another step, and only then; masked tokens draw nothing") {
+TEST_CASE("SparseMixer draws again at another step, and only then, masked tokens draw nothing") {
   auto fixture = repeated({1, 1, 1, 1}, 50, 0.1f);
   fixture.mode = Mode::training;
   fixture.forward();
