@@ -264,8 +264,9 @@ template <class F> void check_grouping(F const& fixture) {
 ///
 /// A layer is three products of at most ~50 terms in a row, in another order than the reference's: 150 roundings of the
 /// compute type, 2e-14 and 9e-6 if all pointed the same way; for double, two digits are left for cancellation.
-/// 16-bit layers round pre-activations (two), hidden layer and output to the storage type and compute in float32:
-/// 4 half units in the last place, 4 * 2^-9 = 7.8e-3 and 4 * 2^-12 = 1e-3, and their weights are exact here.
+/// 16-bit layers compute in float32 and round to the storage type where published code does: products, biases,
+/// activation, hidden layer, output, some eight times in a row. Eight roundings of at most u/2 = 2^-9 (bfloat16) or
+/// 2^-12 (float16) with random signs give sqrt(8/3) u/2, 3.2e-3 and 4e-4; about three times that is allowed.
 template <class T> constexpr double tolerance() {
   if constexpr (std::is_same_v<T, double>) return 1e-12;
   if constexpr (std::is_same_v<T, float>) return 1e-5;
