@@ -36,15 +36,14 @@ struct Nothing {
 };
 
 /// A policy is a regular aggregate of settings whose const member functions enqueue work. What it needs beside them it
-/// declares as nested templates, each optional:
+/// declares as nested `template <class T, class Exec> struct`s, each optional:
 ///
-///     template <class T, class Exec> struct Parameters;  // learnable:    (Allocator<Exec> const&, policy, Sizes),
-///     for_each(f, prefix) template <class T, class Exec> struct State;       // no gradient:  (Allocator<Exec> const&,
-///     policy, Sizes), for_each(f, prefix) template <class T, class Exec> struct Inputs;      // what a call brings
-///     beside x: Arguments, all optional template <class T, class Exec> struct Saved;       // from forward to
-///     backward: (Arena&, policy, Sizes) template <class T, class Exec> struct Scratch;         // within forward:
-///     (Arena&, policy, Sizes) template <class T, class Exec> struct BackwardScratch; // within backward:      (Arena&,
-///     policy, Sizes)
+///     Parameters       learnable weights     constructed from (Allocator<Exec> const&, policy, Sizes const&)
+///     State            what has no gradient  the same; both have for_each(f, prefix), which calls f(name, view)
+///     Inputs           what a call brings beside x: Arguments, by default not given
+///     Saved            from forward to backward, in the tape   constructed from (Arena&, policy, Sizes const&)
+///     Scratch          within forward, in the workspace        the same
+///     BackwardScratch  within backward, in the workspace       the same
 ///
 /// and `void check(Sizes const&) const`, which throws kokomo::Error 1xx for settings that make no sense.
 namespace detail {
@@ -88,6 +87,44 @@ Object make(First&& first, Policy const& policy, Sizes const& sizes) {
   else
     return Object(first, policy, sizes);
 }
+
+// What a policy offers beyond what its slot demands. At namespace scope, where all compilers evaluate them alike: nvcc 13
+// takes the same expressions inside of member functions for errors.
+
+template <class Balancer, class T, class Exec>
+concept BiasesSelection = requires(Balancer const& b, state_t<Balancer, T, Exec> const& state) {
+  b.template bias<T, Exec>(state);
+};
+
+template <class Balancer, class T, class Exec>
+concept ObservesRouting = requires(Balancer const& b, Exec const& exec, Routing<T, Exec> const& routing,
+                                   Assignment<T, Exec> const& a, state_t<Balancer, T, Exec> const& state,
+                                   saved_t<Balancer, T, Exec> const& saved, Vector<compute_t<T>, Exec> const& loss) {
+  b.template observe<T>(exec, routing, a, state, saved, loss);
+};
+
+template <class Balancer, class T, class Exec>
+concept HasLossGradient = requires(Balancer const& b, Exec const& exec, Routing<T, Exec> const& routing,
+                                   Assignment<T, Exec> const& a, saved_t<Balancer, T, Exec> const& saved,
+                                   Matrix<compute_t<T>, Exec> const& d_logits) {
+  b.template backward<T>(exec, routing, a, saved, d_logits);
+};
+
+template <class Balancer, class T, class Exec>
+concept Steps = requires(Balancer const& b, Exec const& exec, state_t<Balancer, T, Exec> const& state) {
+  b.template step<T>(exec, state);
+};
+
+/// A Space whose experts' sum is mapped back: its Saved holds `combined`.
+template <class Space, class T, class Exec>
+concept MapsBack = requires(saved_t<Space, T, Exec> const& saved) {
+  saved.combined;
+};
+
+template <class Policy, class T, class Exec>
+concept ChecksInputs = requires(Policy const& p, inputs_t<Policy, T, Exec> const& inputs, Sizes const& sizes) {
+  p.template check_inputs<T, Exec>(inputs, sizes);
+};
 
 /// A nested object of a decorator that is just its inner policy's.
 template <class Base> struct OfInner : Base {

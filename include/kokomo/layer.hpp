@@ -238,8 +238,7 @@ public:
 
   /// What the balancer does once an optimiser step (loss-free biases). Asynchronous on exec.
   void step(Exec const& exec, State const& state) const {
-    if constexpr (requires { m_policies.balancer.template step<T>(exec, state.balancer); })
-      m_policies.balancer.template step<T>(exec, state.balancer);
+    if constexpr (detail::Steps<Balancer, T, Exec>) m_policies.balancer.template step<T>(exec, state.balancer);
   }
 
   /// Views into the tape of the last forward pass: logits, assignment, loss, ...

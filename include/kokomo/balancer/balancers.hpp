@@ -72,7 +72,7 @@ template <class... Parts> struct Balancers {
     for_each_part([&]<std::size_t I>(auto const& p) {
       auto const& s = std::get<I>(state.parts);
       auto const& kept = std::get<I>(saved.parts);
-      if constexpr (requires { p.observe(exec, routing, a, s, kept, loss); })
+      if constexpr (detail::ObservesRouting<std::remove_cvref_t<decltype(p)>, T, Exec>)
         p.observe(exec, routing, a, s, kept, loss);
     });
   }
@@ -81,14 +81,14 @@ template <class... Parts> struct Balancers {
                 Saved<T, Exec> const& saved, Matrix<compute_t<T>, Exec> const& d_logits) const {
     for_each_part([&]<std::size_t I>(auto const& p) {
       auto const& kept = std::get<I>(saved.parts);
-      if constexpr (requires { p.backward(exec, routing, a, kept, d_logits); })
+      if constexpr (detail::HasLossGradient<std::remove_cvref_t<decltype(p)>, T, Exec>)
         p.backward(exec, routing, a, kept, d_logits);
     });
   }
   template <class T, class Exec> void step(Exec const& exec, State<T, Exec> const& state) const {
     for_each_part([&]<std::size_t I>(auto const& p) {
       auto const& s = std::get<I>(state.parts);
-      if constexpr (requires { p.template step<T>(exec, s); }) p.template step<T>(exec, s);
+      if constexpr (detail::Steps<std::remove_cvref_t<decltype(p)>, T, Exec>) p.template step<T>(exec, s);
     });
   }
 

@@ -48,11 +48,7 @@ void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, Stat
                                                  has_shared ? scratch.d_shared.data() : nullptr, grads.combine, write,
                                                  saved.combine, scratch.combine);
   auto d_combined = scratch.d_routed;
-  if constexpr (requires {
-                  m_policies.space.template leave_backward<T>(exec, parameters.space, scratch.d_routed,
-                                                              scratch.d_combined, grads.space, write, saved.space,
-                                                              scratch.workers);
-                }) {
+  if constexpr (detail::MapsBack<Space, T, Exec>) {
     m_policies.space.template leave_backward<T>(exec, parameters.space, scratch.d_routed, scratch.d_combined,
                                                 grads.space, write, saved.space, scratch.workers);
     d_combined = scratch.d_combined;
@@ -97,9 +93,7 @@ void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, Stat
   else
     m_policies.gate.template backward<T>(exec, parameters.gate, routing, a, scratch.d_weight, scratch.d_logits,
                                          grads.gate, write, scratch.gate);
-  if constexpr (requires {
-                  m_policies.balancer.template backward<T>(exec, routing, a, saved.balancer, scratch.d_logits);
-                })
+  if constexpr (detail::HasLossGradient<Balancer, T, Exec>)
     m_policies.balancer.template backward<T>(exec, routing, a, saved.balancer, scratch.d_logits);
 
   if (own_router_input)

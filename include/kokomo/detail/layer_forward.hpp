@@ -11,7 +11,7 @@ auto KOKOMO_LAYER::routing(State const& state, Inputs const& inputs, Saved const
                            std::uint64_t step) const -> Routing<T, Exec> {
   Routing<T, Exec> routing;
   routing.logits = saved.logits;
-  if constexpr (requires { m_policies.balancer.template bias<T, Exec>(state.balancer); })
+  if constexpr (detail::BiasesSelection<Balancer, T, Exec>)
     routing.bias = m_policies.balancer.template bias<T, Exec>(state.balancer);
   if (inputs.token_mask.given()) routing.token_mask = inputs.token_mask.checked("inputs.token_mask", {sizes.tokens});
   routing.status = saved.status.data();
@@ -34,13 +34,11 @@ void KOKOMO_LAYER::check_call(Parameters const& parameters, State const& state, 
           "inputs.router_input is missing: shape.router_hidden = ", sizes.router_width,
           " differs from hidden = ", sizes.hidden);
   if (inputs.token_mask.given()) (void)inputs.token_mask.checked("inputs.token_mask", {sizes.tokens});
-  auto const check_inputs = [&](auto const& policy, auto const& given) {
-    if constexpr (requires { policy.template check_inputs<T, Exec>(given, sizes); })
-      policy.template check_inputs<T, Exec>(given, sizes);
-  };
-  check_inputs(m_policies.router.scorer, inputs.scorer);
-  check_inputs(m_policies.router.selector, inputs.selector);
-  check_inputs(m_policies.gate, inputs.gate);
+  if constexpr (detail::ChecksInputs<Scorer, T, Exec>)
+    m_policies.router.scorer.template check_inputs<T, Exec>(inputs.scorer, sizes);
+  if constexpr (detail::ChecksInputs<Selector, T, Exec>)
+    m_policies.router.selector.template check_inputs<T, Exec>(inputs.selector, sizes);
+  if constexpr (detail::ChecksInputs<Gate, T, Exec>) m_policies.gate.template check_inputs<T, Exec>(inputs.gate, sizes);
   detail::check_extents("parameters", parameters, m_parameter_extents);
   detail::check_extents("state", state, m_state_extents);
   require(!detail::runs_on_host_v<Exec> || workspace.workers() >= 1, 205, "the workspace has room for ",
@@ -72,10 +70,7 @@ void KOKOMO_LAYER::route(Exec const& exec, State const& state, Parameters const&
   };
   auto const record = [&] {
     detail::for_each(exec, "kokomo::Layer::record", 1, detail::RecordChosen<T, Exec>{a, saved.chosen.data()});
-    if constexpr (requires {
-                    m_policies.balancer.template observe<T>(exec, routing, a, state.balancer, saved.balancer,
-                                                            saved.loss);
-                  })
+    if constexpr (detail::ObservesRouting<Balancer, T, Exec>)
       m_policies.balancer.template observe<T>(exec, routing, a, state.balancer, saved.balancer, saved.loss);
   };
 
@@ -149,12 +144,9 @@ void KOKOMO_LAYER::forward(Exec const& exec, Parameters const& parameters, State
   routed().template forward<T>(exec, parameters.experts, expert_rows(inputs, saved, sizes, scratch.workers),
                                scratch.rows, saved.experts, scratch.experts);
   Compute* combined = scratch.routed.data();
-  if constexpr (requires { saved.space.combined; }) combined = saved.space.combined.data();
+  if constexpr (detail::MapsBack<Space, T, Exec>) combined = saved.space.combined.data();
   detail::gather_sum(exec, "kokomo::Layer::combine", a, scratch.rows.data(), combined, width, !weighs_input);
-  if constexpr (requires {
-                  m_policies.space.template leave<T>(exec, parameters.space, scratch.routed, saved.space,
-                                                     scratch.workers);
-                })
+  if constexpr (detail::MapsBack<Space, T, Exec>)
     m_policies.space.template leave<T>(exec, parameters.space, scratch.routed, saved.space, scratch.workers);
 
   Compute const* shared = nullptr;

@@ -42,8 +42,8 @@ template <class T, class Exec> struct SelectByTable {
 ///
 /// State: `table` [vocabulary, k], expert ids; `none` (-1) routes nowhere. A token id outside the table, and an expert
 /// id outside the experts, routes nowhere and is counted in Status::invalid_ids. Source: hash layers, ParlAI
-/// projects/params_vs_compute/hash_ladder; transformers deepseek_v4. \throws kokomo::Error 102 unless 1 <= k <=
-/// experts, 104 unless vocabulary >= 1
+/// projects/params_vs_compute/hash_ladder; transformers deepseek_v4.
+/// \throws kokomo::Error 102 unless 1 <= k <= experts, 104 unless vocabulary >= 1
 struct HashTable {
   int k = 1;               ///< experts a token
   offset_t vocabulary = 0; ///< token ids, rows of the table

@@ -68,8 +68,8 @@ inline void check_k(int k, Sizes const& sizes) {
 /// The k best experts of each token, best first; ties go to the smaller expert index.
 ///
 /// Ranks what `Rank` says plus the balancer's selection bias. `TopK<8>` fixes k while compiling, `TopK<>{.k = 8}`
-/// leaves it to run time. Masked tokens (Inputs::token_mask 0) are routed nowhere. \throws kokomo::Error 102 unless 1
-/// <= k <= experts
+/// leaves it to run time. Masked tokens (Inputs::token_mask 0) are routed nowhere.
+/// \throws kokomo::Error 102 unless 1 <= k <= experts
 template <int K = dynamic, class Rank = RankByScore> struct TopK {
   int k = K == dynamic ? 2 : K; ///< experts a token, 1 .. experts
   bool round_scores = false;    ///< compare scores rounded to the storage type, as code that routes in it does

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#ifndef KOKOMO_TESTS_CUDA_RUN_HPP
+#define KOKOMO_TESTS_CUDA_RUN_HPP
+
+#include <kokomo/layer.hpp>
+
+#if !defined(KOKKOS_ENABLE_CUDA)
+#error "tests/cuda is for a Kokkos with CUDA"
+#endif
+
+#include <cmath>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+/// Runs one composition on the device and on the host with the same numbers, forward and backward, and compares: the
+/// portable functors of both and, on the host, the blocked product.
+/// \tparam Model template <class Exec> of the layer
+template <template <class> class Model> struct Run {
+  using Host = Kokkos::DefaultHostExecutionSpace;
+
+  template <class V> static std::vector<double> read(V const& view) {
+    auto const host = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace{}, view);
+    std::vector<double> values(view.size());
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = double(host.data()[i]);
+    return values;
+  }
+
+  /// Numbers in (-1/2, 1/2) that depend on the seed alone; expert ids for integer tables.
+  template <class V> static void fill(V const& view, unsigned seed) {
+    using Element = typename V::non_const_value_type;
+    auto const host = Kokkos::create_mirror_view(view);
+    for (std::size_t i = 0; i < view.size(); ++i) {
+      seed = seed * 1664525u + 1013904223u;
+      if constexpr (std::is_integral_v<Element>)
+        host.data()[i] = Element(seed >> 30);
+      else
+        host.data()[i] = Element(float(seed >> 8) / 16777216.0f - 0.5f);
+    }
+    Kokkos::deep_copy(view, host);
+  }
+
+  template <class Exec, class Prepare>
+  static std::vector<std::vector<double>> results(kokomo::Shape const& shape, Prepare const& prepare) {
+    using Layer = Model<Exec>;
+    using T = typename Layer::Storage;
+    Exec const exec;
+    typename Layer::Policies policies;
+    prepare(policies);
+    Layer const layer(shape, policies);
+    auto const parameters = layer.make_parameters(exec), grads = layer.make_parameters(exec);
+    auto const state = layer.make_state(exec);
+    unsigned seed = 1;
+    parameters.for_each([&](std::string const&, auto const& view) { fill(view, ++seed); });
+    state.for_each([&](std::string const& name, auto const& view) {
+      if (name.find("counts") == std::string::npos) fill(view, ++seed);
+    });
+    auto const tokens = std::size_t(shape.tokens), hidden = std::size_t(shape.hidden);
+    kokomo::OwnedMatrix<T, Exec> x("x", tokens, hidden), y("y", tokens, hidden), dy("dy", tokens, hidden),
+        dx("dx", tokens, hidden);
+    fill(x, ++seed), fill(dy, ++seed);
+    kokomo::OwnedVector<kokomo::offset_t, Exec> ids("ids", tokens);
+    kokomo::OwnedMatrix<kokomo::index_t, Exec> given("given", tokens, 2);
+    typename Layer::Inputs inputs;
+    inputs.x = x;
+    inputs.mode = kokomo::Mode::training;
+    if constexpr (requires { inputs.selector.token_ids; }) inputs.selector.token_ids = ids;
+    if constexpr (requires { inputs.selector.experts; }) {
+      auto const host = Kokkos::create_mirror_view(given);
+      for (std::size_t t = 0; t < tokens; ++t) host(t, 0) = int(t % 3), host(t, 1) = int(t % 3) + 1;
+      Kokkos::deep_copy(given, host);
+      inputs.selector.experts = given;
+    }
+    typename Layer::InputGradients d_inputs;
+    d_inputs.x = dx;
+
+    auto const plan = layer.plan(exec);
+    kokomo::Workspace<Exec> const workspace(exec, plan);
+    kokomo::Tape<Exec> tape(exec, plan);
+    layer.forward(exec, parameters, state, inputs, y, workspace, tape);
+    layer.backward(exec, parameters, state, inputs, dy, d_inputs, grads, workspace, tape);
+    layer.step(exec, state);
+    (void)layer.status(exec, tape);
+    std::vector<std::vector<double>> all{read(y), read(dx), read(layer.saved(tape).loss)};
+    grads.for_each([&](std::string const&, auto const& view) { all.push_back(read(view)); });
+    state.for_each([&](std::string const&, auto const& view) { all.push_back(read(view)); });
+    return all;
+  }
+
+  /// Prints one line; true if device and host agree.
+  template <class Prepare> static bool agrees(char const* name, Prepare const& prepare) {
+    using T = typename Model<Host>::Storage;
+    kokomo::Shape const shape{.tokens = 37, .hidden = 24, .experts = 8};
+    auto const device = results<Kokkos::Cuda>(shape, prepare), host = results<Host>(shape, prepare);
+    double worst = 0;
+    for (std::size_t i = 0; i < host.size(); ++i) {
+      double error = 0, scale = 0;
+      for (std::size_t j = 0; j < host[i].size(); ++j) {
+        error += (device[i][j] - host[i][j]) * (device[i][j] - host[i][j]);
+        scale += host[i][j] * host[i][j];
+      }
+      worst = std::max(worst, scale > 0 ? std::sqrt(error / scale) : std::sqrt(error));
+    }
+    // the order of sums differs; a 16-bit type rounds what differs in the last bit of float32
+    double const bound = sizeof(T) == 2 ? 1e-2 : sizeof(T) == 4 ? 1e-4 : 1e-12;
+    std::printf("%-32s %s %.2e\n", name, worst <= bound ? "ok  " : "FAIL", worst);
+    return worst <= bound;
+  }
+};
+
+#endif
