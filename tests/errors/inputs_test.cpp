@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#include <errors/call.hpp>
+
+#include <kokomo/gate/constant.hpp>
+#include <kokomo/gate/sparse_mixer.hpp>
+#include <kokomo/router/given.hpp>
+#include <kokomo/router/hash.hpp>
+
+/// What policies read beside x: missing, of the wrong extents, or with ids out of range.
+
+using namespace errors;
+
+namespace {
+
+using Hashed = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::HashTable>, kokomo::ConstantGate>;
+using Replayed = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::Given>, kokomo::SoftmaxGate>;
+using Sparse = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::SparseMixer>, kokomo::SparseMixerGate>;
+
+template <class T> List<T> list(std::vector<T> const& values) {
+  List<T> const view("list", values.size());
+  auto const host = Kokkos::create_mirror_view(view);
+  std::copy(values.begin(), values.end(), host.data());
+  Kokkos::deep_copy(view, host);
+  return view;
+}
+
+double norm_of_row(Rows<float> const& rows, offset_t row) {
+  auto const host = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace{}, rows);
+  double sum = 0;
+  for (offset_t h = 0; h < offset_t(host.extent(1)); ++h) sum += std::abs(double(host(row, h)));
+  return sum;
+}
+
+template <class LayerT> void fill(Call<LayerT>& call) {
+  Kokkos::deep_copy(call.x, 0.5f);
+  call.parameters.for_each([](std::string const&, auto const& view) { Kokkos::deep_copy(view, 0.25f); });
+}
+
+} // namespace
+
+TEST_CASE("hash: token ids must be there, one a token") {
+  Call<Hashed> call;
+  auto const forward = [&] { call.forward(); };
+  unchanged(203, call, forward, {"inputs.selector.token_ids is missing"});
+  call.inputs.selector.token_ids = List<offset_t>("ids", 4);
+  unchanged(201, call, forward, {"inputs.selector.token_ids has extents [4]", "expected [5]"});
+  call.inputs.selector.token_ids = List<offset_t>("ids", 5);
+  REQUIRE_NOTHROW(call.forward());
+}
+
+TEST_CASE("hash: ids out of range route nowhere and are counted") {
+  Call<Hashed> call;
+  fill(call);
+  // expert 3, none, and two ids that are none of the 4 experts
+  auto const table = list<index_t>({3, kokomo::none, 4, -7, 0, 0, 0, 0, 2});
+  Kokkos::deep_copy(call.state.selector.table, Kokkos::View<index_t**, Kokkos::LayoutRight, Exec>(table.data(), 9, 1));
+  call.inputs.selector.token_ids = list<offset_t>({0, 1, 2, 3, 8});
+  call.forward();
+  auto status = call.layer.status(call.exec, call.tape);
+  REQUIRE(status.invalid_ids == 2);
+  REQUIRE(status.tokens_without_expert == 3);
+  for (offset_t t = 0; t < 5; ++t) REQUIRE((norm_of_row(call.y, t) > 0) == (t == 0 || t == 4));
+
+  call.inputs.selector.token_ids = list<offset_t>({9, -1, offset_t(1) << 40, 0, 8});
+  call.forward();
+  status = call.layer.status(call.exec, call.tape);
+  REQUIRE(status.invalid_ids == 3);
+  for (offset_t t = 0; t < 5; ++t) REQUIRE((norm_of_row(call.y, t) > 0) == (t >= 3));
+
+  // what is masked is not looked at
+  call.inputs.token_mask = list<index_t>({0, 0, 0, 1, 1});
+  call.forward();
+  REQUIRE(call.layer.status(call.exec, call.tape).invalid_ids == 0);
+}
+
+TEST_CASE("given: the choice must be there, k ids a token") {
+  auto policies = sized<Replayed>();
+  policies.router.selector.k = 2;
+  Call<Replayed> call({5, 6, 4, 0}, policies);
+  auto const forward = [&] { call.forward(); };
+  unchanged(203, call, forward, {"inputs.selector.experts is missing"});
+  call.inputs.selector.experts = Rows<index_t>("ids", 5, 3);
+  unchanged(201, call, forward, {"inputs.selector.experts has extents [5, 3]", "expected [5, 2]"});
+}
+
+TEST_CASE("given: ids out of range route nowhere and are counted, the same id twice is two entries") {
+  auto policies = sized<Replayed>();
+  policies.router.selector.k = 2;
+  Call<Replayed> call({5, 6, 4, 0}, policies);
+  fill(call);
+  auto const ids = list<index_t>({0, 4, -1, -1, -2, 1 << 30, 3, 3, 1, 2});
+  call.inputs.selector.experts = Rows<index_t>(ids.data(), 5, 2);
+  call.forward();
+  call.backward();
+  call.exec.fence("tests");
+  auto const status = call.layer.status(call.exec, call.tape);
+  REQUIRE(status.invalid_ids == 3);
+  REQUIRE(status.tokens_without_expert == 2);
+  REQUIRE(status.dropped == 0);
+  // all experts and all inputs are alike, every weight is 1/4
+  double const one = norm_of_row(call.y, 0);
+  REQUIRE(one > 0);
+  REQUIRE(norm_of_row(call.y, 1) == 0);
+  REQUIRE(norm_of_row(call.y, 2) == 0);
+  REQUIRE(norm_of_row(call.y, 3) == 2 * one);
+  REQUIRE(norm_of_row(call.y, 4) == 2 * one);
+}
+
+TEST_CASE("SparseMixer: factors are optional, but two a token") {
+  Call<Sparse> call;
+  auto const forward = [&] { call.forward(); };
+  REQUIRE_NOTHROW(call.forward());
+  call.inputs.gate.factors = Rows<float>("factors", 5, 3);
+  unchanged(201, call, forward, {"inputs.gate.factors has extents [5, 3]", "expected [5, 2]"});
+}
