@@ -39,13 +39,14 @@ public:
   /// The canonical View, if its extents are these and it is contiguous row-major.
   /// \throws kokomo::Error 201 if an extent differs, 203 if it is missing, 301 if it is not contiguous
   auto checked(char const* name, std::array<offset_t, Rank> expected) const {
-    detail::require(m_given, 203, name, " is missing: this composition of policies reads it");
-    detail::require(m_extent == expected, 201, name, " has extents ", list(m_extent), ", expected ", list(expected));
+    if (!m_given) detail::fail(203, name, " is missing: this composition of policies reads it");
+    if (m_extent != expected) detail::fail(201, name, " has extents ", list(m_extent), ", expected ", list(expected));
+    bool const empty = m_extent[0] == 0 || m_extent[Rank - 1] == 0;
     offset_t stride = 1;
     for (int d = Rank - 1; d >= 0; --d) {
-      bool const empty = m_extent[0] == 0 || m_extent[Rank - 1] == 0;
-      detail::require(empty || m_extent[d] == 1 || m_stride[d] == stride, 301, name, " has strides ", list(m_stride),
-                      ", expected a contiguous row-major View of extents ", list(m_extent));
+      if (!empty && m_extent[d] != 1 && m_stride[d] != stride)
+        detail::fail(301, name, " has strides ", list(m_stride), ", expected a contiguous row-major View of extents ",
+                     list(m_extent));
       stride *= m_extent[d];
     }
     if constexpr (Rank == 1)

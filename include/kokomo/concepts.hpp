@@ -7,6 +7,7 @@
 #include <kokomo/routing.hpp>
 
 #include <string>
+#include <string_view>
 
 namespace kokomo::inline v0 {
 
@@ -30,16 +31,24 @@ private:
   Exec const* m_exec = nullptr;
 };
 
+/// Name of a parameter or of state, in two parts: "experts." and "gate_up". It becomes a string where one is asked for,
+/// so that visiting Views by name costs a call nothing.
+struct Name {
+  std::string_view prefix, leaf;
+
+  operator std::string() const { return std::string(prefix).append(leaf); }
+};
+
 /// What a policy has that needs none: no parameters, no state, no scratch.
 struct Nothing {
-  template <class F> void for_each(F&&, std::string const& = {}) const {}
+  template <class F> void for_each(F&&, std::string_view = {}) const {}
 };
 
 /// A policy is a regular aggregate of settings whose const member functions enqueue work. What it needs beside them it
 /// declares as nested `template <class T, class Exec> struct`s, each optional:
 ///
 ///     Parameters       learnable weights     constructed from (Allocator<Exec> const&, policy, Sizes const&)
-///     State            what has no gradient  the same; both have for_each(f, prefix), which calls f(name, view)
+///     State            what has no gradient  the same; both have for_each(f, prefix), which calls f(Name{prefix, "..."}, view)
 ///     Inputs           what a call brings beside x: Arguments, by default not given
 ///     Saved            from forward to backward, in the tape   constructed from (Arena&, policy, Sizes const&)
 ///     Scratch          within forward, in the workspace        the same
@@ -124,6 +133,12 @@ concept MapsBack = requires(saved_t<Space, T, Exec> const& saved) {
 template <class Policy, class T, class Exec>
 concept ChecksInputs = requires(Policy const& p, inputs_t<Policy, T, Exec> const& inputs, Sizes const& sizes) {
   p.template check_inputs<T, Exec>(inputs, sizes);
+};
+
+template <class Scorer, class T, class Exec>
+concept ChecksInputGradients = requires(Scorer const& p, typename Scorer::template InputGradients<T, Exec> const& d,
+                                        Sizes const& sizes) {
+  p.template check_input_gradients<T, Exec>(d, sizes);
 };
 
 /// A nested object of a decorator that is just its inner policy's.

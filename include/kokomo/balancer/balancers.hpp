@@ -37,7 +37,7 @@ template <class... Parts> struct Balancers {
                     detail::make<state_t<Parts, T, Exec>>(allocate, p, sizes)...);
               },
               policy.parts)) {}
-    template <class F> void for_each(F&& f, std::string const& prefix) const {
+    template <class F> void for_each(F&& f, std::string_view prefix) const {
       std::apply([&](auto const&... s) { (s.for_each(f, prefix), ...); }, parts);
     }
   };

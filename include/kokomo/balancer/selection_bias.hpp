@@ -66,9 +66,9 @@ struct SelectionBias {
       allocate(bias, "kokomo::SelectionBias::bias", sizes.experts);
       allocate(counts, "kokomo::SelectionBias::counts", sizes.experts);
     }
-    template <class F> void for_each(F&& f, std::string const& prefix) const {
-      f(prefix + "bias", bias);
-      f(prefix + "counts", counts);
+    template <class F> void for_each(F&& f, std::string_view prefix) const {
+      f(Name{prefix, "bias"}, bias);
+      f(Name{prefix, "counts"}, counts);
     }
   };
 

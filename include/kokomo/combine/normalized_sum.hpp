@@ -50,7 +50,7 @@ struct NormalizedSum {
     Parameters(Allocator<Exec> const& allocate, NormalizedSum const&, Sizes const& sizes) {
       allocate(norm, "kokomo::NormalizedSum::norm", sizes.hidden);
     }
-    template <class F> void for_each(F&& f, std::string const& prefix) const { f(prefix + "norm", norm); }
+    template <class F> void for_each(F&& f, std::string_view prefix) const { f(Name{prefix, "norm"}, norm); }
   };
   template <class T, class Exec> struct Saved {
     Matrix<compute_t<T>, Exec> sum; ///< [tokens, hidden]

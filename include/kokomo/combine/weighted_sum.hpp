@@ -103,8 +103,8 @@ struct WeightedSum {
     Parameters(Allocator<Exec> const& allocate, WeightedSum const& policy, Sizes const& sizes) {
       if (policy.bias) allocate(bias, "kokomo::WeightedSum::bias", sizes.hidden);
     }
-    template <class F> void for_each(F&& f, std::string const& prefix) const {
-      if (bias.extent(0) > 0) f(prefix + "bias", bias);
+    template <class F> void for_each(F&& f, std::string_view prefix) const {
+      if (bias.extent(0) > 0) f(Name{prefix, "bias"}, bias);
     }
   };
 

@@ -3,58 +3,64 @@
 #define KOKOMO_DETAIL_ALIASING_HPP
 
 #include <kokomo/argument.hpp>
+#include <kokomo/concepts.hpp>
 
+#include <array>
 #include <functional>
-#include <string>
-#include <vector>
 
 namespace kokomo::inline v0::detail {
 
-/// The memory of a call's arguments by name, to find those that share some.
+/// The memory of a call's arguments by name, to find those that share some. It allocates nothing: a call has some dozen
+/// Views; those beyond the table's end, which only a policy with very many parameters can reach, are not compared.
 class MemoryRanges {
 public:
   template <class T, class Exec, int Rank>
-  MemoryRanges& add(char const* name, Argument<T, Exec, Rank> const& argument) {
+  MemoryRanges& add(std::string_view name, Argument<T, Exec, Rank> const& argument) {
     auto const [begin, end] = argument.range();
-    return add(name, begin, end);
+    return add({"", {"", name}, begin, end});
   }
   /// A workspace or tape.
-  template <class Block> MemoryRanges& add_block(char const* name, Block const& block) {
-    return add(name, block.data(), block.data() + block.bytes());
+  template <class Block> MemoryRanges& add_block(std::string_view name, Block const& block) {
+    return add({"", {"", name}, block.data(), block.data() + block.bytes()});
   }
   /// All Views of parameters, gradients or state.
-  template <class Object> MemoryRanges& add_views(std::string const& prefix, Object const& object) {
-    object.for_each(
-        [&](std::string const& name, auto const& view) { add(prefix + name, view.data(), view.data() + view.span()); });
+  template <class Object> MemoryRanges& add_views(std::string_view object_name, Object const& object) {
+    object.for_each([&](Name const& name, auto const& view) {
+      add({object_name, name, view.data(), view.data() + view.span()});
+    });
     return *this;
   }
 
   /// \throws kokomo::Error 204 naming a range of these and one of these or `read` that overlap
   void require_apart_from(MemoryRanges const& read) const {
-    for (std::size_t i = 0; i < m_ranges.size(); ++i) {
-      for (std::size_t j = i + 1; j < m_ranges.size(); ++j) require_apart(m_ranges[i], m_ranges[j]);
-      for (Range const& other : read.m_ranges) require_apart(m_ranges[i], other);
+    for (std::size_t i = 0; i < m_count; ++i) {
+      for (std::size_t j = i + 1; j < m_count; ++j) require_apart(m_ranges[i], m_ranges[j]);
+      for (std::size_t j = 0; j < read.m_count; ++j) require_apart(m_ranges[i], read.m_ranges[j]);
     }
   }
 
 private:
   struct Range {
-    std::string name;
+    std::string_view object;
+    Name name;
     void const* begin;
     void const* end;
+
+    std::string text() const { return std::string(object) + std::string(name); }
   };
 
-  MemoryRanges& add(std::string name, void const* begin, void const* end) {
-    if (begin != end) m_ranges.push_back({std::move(name), begin, end});
+  MemoryRanges& add(Range const& range) {
+    if (range.begin != range.end && m_count < m_ranges.size()) m_ranges[m_count++] = range;
     return *this;
   }
   static void require_apart(Range const& a, Range const& b) {
     std::less<void const*> const before; // < does not order pointers into different arrays
-    require(!before(a.begin, b.end) || !before(b.begin, a.end), 204, a.name, " overlaps ", b.name,
-            ", expected memory of its own");
+    if (before(a.begin, b.end) && before(b.begin, a.end))
+      fail(204, a.text(), " overlaps ", b.text(), ", expected memory of its own");
   }
 
-  std::vector<Range> m_ranges;
+  std::array<Range, 64> m_ranges{};
+  std::size_t m_count = 0;
 };
 
 } // namespace kokomo::inline v0::detail

@@ -29,6 +29,8 @@ void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, Stat
                            : "given, though inputs.router_input is not");
   if (own_router_input)
     (void)d_inputs.router_input.checked("d_inputs.router_input", {sizes.tokens, sizes.router_width});
+  if constexpr (detail::ChecksInputGradients<Scorer, T, Exec>)
+    m_policies.router.scorer.template check_input_gradients<T, Exec>(d_inputs.scorer, sizes);
   detail::MemoryRanges()
       .add("dx", d_inputs.x)
       .add("d_inputs.router_input", d_inputs.router_input)

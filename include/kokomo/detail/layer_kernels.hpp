@@ -22,7 +22,7 @@ inline std::string to_text(std::array<std::size_t, 3> const& extents) {
 
 template <class Object> Extents extents_of(Object const& object) {
   Extents extents;
-  object.for_each([&](std::string const&, auto const& view) {
+  object.for_each([&](auto const&, auto const& view) {
     extents.push_back({view.extent(0), view.extent(1), view.extent(2)});
   });
   return extents;
@@ -31,10 +31,10 @@ template <class Object> Extents extents_of(Object const& object) {
 /// \throws kokomo::Error 202 naming the first View whose extents are not those that the layer makes
 template <class Object> void check_extents(char const* what, Object const& object, Extents const& expected) {
   std::size_t i = 0;
-  object.for_each([&](std::string const& name, auto const& view) {
+  object.for_each([&](auto const& name, auto const& view) {
     std::array<std::size_t, 3> const extents{view.extent(0), view.extent(1), view.extent(2)};
     if (i < expected.size() && extents == expected[i] && view.data() != nullptr) return void(++i);
-    fail(202, what, ": ", name, " has extents ", to_text(extents),
+    fail(202, what, ": ", std::string(name), " has extents ", to_text(extents),
          i < expected.size() ? ", expected " + to_text(expected[i]) + " with memory (unused ones count 1)"
                              : ", expected no such View for the settings of this layer");
   });

@@ -168,9 +168,9 @@ template <class ActivationT> struct FeedForwardExperts {
       vector(down_bias, "down_bias", sizes.hidden);
     }
 
-    template <class F> void for_each(F&& f, std::string const& prefix) const {
+    template <class F> void for_each(F&& f, std::string_view prefix) const {
       auto const visit = [&](char const* name, auto const& view) {
-        if (view.extent(0) > 0) f(prefix + name, view);
+        if (view.extent(0) > 0) f(Name{prefix, name}, view);
       };
       visit("gate_up", gate_up), visit("gate", gate), visit("up", up), visit("down", down);
       visit("gate_up_bias", gate_up_bias), visit("gate_bias", gate_bias), visit("up_bias", up_bias);

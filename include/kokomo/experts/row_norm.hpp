@@ -103,9 +103,9 @@ template <class InnerT> struct RowNorm {
         : inner(detail::make<decltype(inner)>(allocate, policy.inner, sizes)) {
       allocate(norm, "kokomo::RowNorm::norm", sizes.hidden);
     }
-    template <class F> void for_each(F&& f, std::string const& prefix) const {
+    template <class F> void for_each(F&& f, std::string_view prefix) const {
       inner.for_each(f, prefix);
-      f(prefix + "norm", norm);
+      f(Name{prefix, "norm"}, norm);
     }
   };
   template <class T, class Exec> struct Saved {

@@ -19,7 +19,7 @@ struct SigmoidShare {
     Parameters(Allocator<Exec> const& allocate, SigmoidShare const&, Sizes const& sizes) {
       allocate(gate, "kokomo::SigmoidShare::gate", sizes.hidden);
     }
-    template <class F> void for_each(F&& f, std::string const& prefix) const { f(prefix + "shared_gate", gate); }
+    template <class F> void for_each(F&& f, std::string_view prefix) const { f(Name{prefix, "shared_gate"}, gate); }
   };
 };
 
@@ -151,7 +151,7 @@ struct WithShared {
     Parameters(Allocator<Exec> const& allocate, WithShared const& policy, Sizes const& sizes)
         : experts(allocate, policy.shared, shared_sizes(sizes, policy.count)),
           share(detail::make<parameters_t<Share, T, Exec>>(allocate, Share{}, sizes)) {}
-    template <class F> void for_each(F&& f, std::string const& prefix) const {
+    template <class F> void for_each(F&& f, std::string_view prefix) const {
       experts.for_each(f, prefix);
       share.for_each(f, prefix);
     }

@@ -110,8 +110,8 @@ struct JointSigmoidGate {
     Parameters(Allocator<Exec> const& allocate, JointSigmoidGate const&, Sizes const&) {
       allocate(global_scale, "kokomo::JointSigmoidGate::global_scale", 1);
     }
-    template <class F> void for_each(F&& f, std::string const& prefix) const {
-      f(prefix + "global_scale", global_scale);
+    template <class F> void for_each(F&& f, std::string_view prefix) const {
+      f(Name{prefix, "global_scale"}, global_scale);
     }
   };
   template <class T, class Exec> struct Saved {

@@ -198,8 +198,8 @@ template <class ScoreT, Normalize DefaultNormalize = Normalize::none> struct Sco
     Parameters(Allocator<Exec> const& allocate, ScoreGate const& gate, Sizes const& sizes) {
       if (gate.expert_scales) allocate(expert_scale, "kokomo::ScoreGate::expert_scale", sizes.experts);
     }
-    template <class F> void for_each(F&& f, std::string const& prefix) const {
-      if (expert_scale.extent(0) > 0) f(prefix + "expert_scale", expert_scale);
+    template <class F> void for_each(F&& f, std::string_view prefix) const {
+      if (expert_scale.extent(0) > 0) f(Name{prefix, "expert_scale"}, expert_scale);
     }
   };
 

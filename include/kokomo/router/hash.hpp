@@ -55,7 +55,7 @@ struct HashTable {
     State(Allocator<Exec> const& allocate, HashTable const& policy, Sizes const&) {
       allocate(table, "kokomo::HashTable::table", policy.vocabulary, policy.k);
     }
-    template <class F> void for_each(F&& f, std::string const& prefix) const { f(prefix + "table", table); }
+    template <class F> void for_each(F&& f, std::string_view prefix) const { f(Name{prefix, "table"}, table); }
   };
   template <class T, class Exec> struct Inputs {
     VectorArgument<offset_t const, Exec> token_ids{}; ///< [tokens]

@@ -59,9 +59,9 @@ struct LinearScorer {
       allocate(weight, "kokomo::LinearScorer::weight", sizes.columns, sizes.router_width);
       if (policy.bias) allocate(bias, "kokomo::LinearScorer::bias", sizes.columns);
     }
-    template <class F> void for_each(F&& f, std::string const& prefix) const {
-      f(prefix + "weight", weight);
-      if (bias.extent(0) > 0) f(prefix + "bias", bias);
+    template <class F> void for_each(F&& f, std::string_view prefix) const {
+      f(Name{prefix, "weight"}, weight);
+      if (bias.extent(0) > 0) f(Name{prefix, "bias"}, bias);
     }
   };
 

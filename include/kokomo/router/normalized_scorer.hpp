@@ -25,9 +25,9 @@ struct NormalizedScorer {
         : linear(allocate, policy.linear, sizes) {
       allocate(scale, "kokomo::NormalizedScorer::scale", sizes.router_width);
     }
-    template <class F> void for_each(F&& f, std::string const& prefix) const {
+    template <class F> void for_each(F&& f, std::string_view prefix) const {
       linear.for_each(f, prefix);
-      f(prefix + "scale", scale);
+      f(Name{prefix, "scale"}, scale);
     }
   };
   template <class T, class Exec> struct Saved {

@@ -33,10 +33,10 @@ struct Latent {
       allocate(out, "kokomo::Latent::out", sizes.hidden, policy.size);
       if (policy.norm) allocate(norm, "kokomo::Latent::norm", policy.size);
     }
-    template <class F> void for_each(F&& f, std::string const& prefix) const {
-      f(prefix + "in", in);
-      f(prefix + "out", out);
-      if (norm.extent(0) > 0) f(prefix + "norm", norm);
+    template <class F> void for_each(F&& f, std::string_view prefix) const {
+      f(Name{prefix, "in"}, in);
+      f(Name{prefix, "out"}, out);
+      if (norm.extent(0) > 0) f(Name{prefix, "norm"}, norm);
     }
   };
   template <class T, class Exec> struct Saved {

@@ -24,7 +24,7 @@ struct NormalizedInput {
     Parameters(Allocator<Exec> const& allocate, NormalizedInput const&, Sizes const& sizes) {
       allocate(norm, "kokomo::NormalizedInput::norm", sizes.hidden);
     }
-    template <class F> void for_each(F&& f, std::string const& prefix) const { f(prefix + "norm", norm); }
+    template <class F> void for_each(F&& f, std::string_view prefix) const { f(Name{prefix, "norm"}, norm); }
   };
   template <class T, class Exec> struct Saved {
     Matrix<T, Exec> x; ///< [tokens, hidden] what the experts read
