@@ -54,9 +54,8 @@ template <class Layer> struct Block {
     dx = kokomo::OwnedMatrix<T, Exec>("dx", tokens, hidden);
   }
 
-  void run(typename Layer::Inputs inputs) {
+  void run(typename Layer::Inputs inputs, typename Layer::InputGradients d_inputs = {}) {
     inputs.x = x;
-    typename Layer::InputGradients d_inputs;
     d_inputs.x = dx;
     layer.forward(exec, parameters, state, inputs, y, workspace, tape);
     layer.backward(exec, parameters, state, inputs, dy, d_inputs, grads, workspace, tape);
@@ -138,9 +137,10 @@ private:
 template <class Layer> struct SpecialInputs {
   using C = typename Layer::Compute;
   typename Layer::Inputs inputs;
+  typename Layer::InputGradients d_inputs;
   kokomo::OwnedMatrix<kokomo::offset_t, Exec> token_ids;
   kokomo::OwnedMatrix<kokomo::index_t, Exec> mask, given;
-  kokomo::OwnedMatrix<C, Exec> factors;
+  kokomo::OwnedMatrix<C, Exec> factors, previous, d_previous;
 
   explicit SpecialInputs(Reference const& reference) {
     auto const tokens = std::size_t(reference.tokens());
@@ -165,6 +165,15 @@ template <class Layer> struct SpecialInputs {
         inputs.gate.factors = factors;
       }
     }
+    if constexpr (requires { inputs.scorer.previous_states; }) {
+      if (auto const* states = reference.find("previous_router_states")) {
+        auto const width = std::size_t(states->shape.at(1));
+        previous = to_device<C>(*states, tokens, width);
+        d_previous = kokomo::OwnedMatrix<C, Exec>("d_previous", tokens, width);
+        inputs.scorer.previous_states = previous;
+        d_inputs.scorer.previous_states = d_previous;
+      }
+    }
     if (reference.find("padding_mask") != nullptr) {
       auto const padded = kokomo::io::read<std::int64_t>(reference.at("padding_mask"));
       mask = kokomo::OwnedMatrix<kokomo::index_t, Exec>("mask", tokens, 1);
@@ -179,12 +188,19 @@ template <class Layer> struct SpecialInputs {
 template <class Layer> void check_layer(Reference const& reference, Comparison& comparison) {
   Block<Layer> block(reference, reference.describe());
   SpecialInputs<Layer> const special(reference);
-  block.run(special.inputs);
+  block.run(special.inputs, special.d_inputs);
   comparison.output("output", to_doubles(block.y), kokomo::io::read<double>(reference.at("output")));
   block.compare_routing(reference, comparison, "");
   if constexpr (Layer::weighs_shared)
     comparison.output("shared_weight", to_doubles(block.layer.saved(block.tape).gate.shared_weight),
                       kokomo::io::read<double>(reference.at("shared_weight")));
+  if constexpr (requires { special.inputs.scorer.previous_states; }) {
+    comparison.output("router_states", to_doubles(block.layer.saved(block.tape).scorer.states),
+                      kokomo::io::read<double>(reference.at("router_states")));
+    if (special.d_previous.size() > 0)
+      comparison.gradient("grad_previous_router_states", to_doubles(special.d_previous),
+                          kokomo::io::read<double>(reference.at("grad_previous_router_states")));
+  }
   comparison.gradient("grad_input", to_doubles(block.dx), kokomo::io::read<double>(reference.at("grad_input")));
   block.compare_gradients(reference, comparison);
 }

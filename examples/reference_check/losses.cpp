@@ -4,16 +4,23 @@
 #include <kokomo/balancer/load_balancing_loss.hpp>
 #include <kokomo/balancer/z_loss.hpp>
 
+#include <functional>
+
 using kokomo::index_t;
 using kokomo::offset_t;
 
 namespace {
 
-/// Value and gradient of a balancer's loss on logits alone, coefficient one.
+using Values = std::vector<double>;
+
+/// Value and gradient of a balancer's loss on logits alone, coefficient one. `to_file` makes of the gradient on these
+/// logits the one that the file stores.
 template <class Balancer>
-void compare_loss(Balancer const& balancer, kokomo::OwnedMatrix<float, Exec> const& logits,
-                  kokomo::OwnedMatrix<index_t, Exec> const& mask, Reference const& reference, std::string const& value,
-                  std::string const& gradient, Comparison& comparison) {
+void compare_loss(
+    Balancer const& balancer, kokomo::OwnedMatrix<float, Exec> const& logits,
+    kokomo::OwnedMatrix<index_t, Exec> const& mask, Reference const& reference, std::string const& value,
+    std::string const& gradient, Comparison& comparison,
+    std::function<Values(Values const&)> const& to_file = [](Values const& d) { return d; }) {
   Exec const exec;
   kokomo::Routing<float, Exec> routing;
   routing.logits = logits;
@@ -36,13 +43,38 @@ void compare_loss(Balancer const& balancer, kokomo::OwnedMatrix<float, Exec> con
   balancer.template backward<float>(exec, routing, nobody, saved, d_logits);
   exec.fence();
   comparison.output(value, to_doubles(loss), kokomo::io::read<double>(reference.at(value)));
-  comparison.gradient(gradient, to_doubles(d_logits), kokomo::io::read<double>(reference.at(gradient)));
+  comparison.gradient(gradient, to_file(to_doubles(d_logits)), kokomo::io::read<double>(reference.at(gradient)));
+}
+
+/// Doge: the file has the scores of the keys, [2, tokens, n]; the loss is one on the logits of all their pairs.
+void check_pair_loss(Reference const& reference, Comparison& comparison) {
+  auto const& tensor = reference.at("router_logits");
+  auto const tokens = std::size_t(tensor.shape.at(1)), n = std::size_t(tensor.shape.at(2));
+  auto const keys = kokomo::io::read<float>(tensor);
+  kokomo::OwnedMatrix<float, Exec> logits("logits", tokens, n * n);
+  auto const host = Kokkos::create_mirror_view(logits);
+  for (std::size_t t = 0; t < tokens; ++t)
+    for (std::size_t e = 0; e < n * n; ++e) host(t, e) = keys[t * n + e / n] + keys[(tokens + t) * n + e % n];
+  Kokkos::deep_copy(logits, host);
+  auto const of_keys = [=](Values const& d) {
+    Values sums(2 * tokens * n);
+    for (std::size_t t = 0; t < tokens; ++t)
+      for (std::size_t e = 0; e < n * n; ++e) {
+        sums[t * n + e / n] += d[t * n * n + e];
+        sums[(tokens + t) * n + e % n] += d[t * n * n + e];
+      }
+    return sums;
+  };
+  kokomo::LoadBalancingLoss const loss{
+      .coefficient = 1, .top_k = reference.config().at("top_k").get<int>(), .divide_by_k = true};
+  compare_loss(loss, logits, {}, reference, "aux_loss", "grad.aux.router_logits", comparison, of_keys);
 }
 
 } // namespace
 
 void check_losses(Reference const& reference, Comparison& comparison) {
   if (reference.find("aux_loss") == nullptr) return;
+  if (reference.family() == "doge") return check_pair_loss(reference, comparison);
   auto const& config = reference.config();
   auto const logits = to_device<float>(reference.at("router_logits"), std::size_t(reference.tokens()),
                                        config.at("num_experts").get<std::size_t>());

@@ -10,6 +10,7 @@
 #include <kokomo/models/deepseek_v2.hpp>
 #include <kokomo/models/deepseek_v3.hpp>
 #include <kokomo/models/deepseek_v4.hpp>
+#include <kokomo/models/doge.hpp>
 #include <kokomo/models/ernie4_5_moe.hpp>
 #include <kokomo/models/gemma4.hpp>
 #include <kokomo/models/hunyuan_moe.hpp>
@@ -23,6 +24,7 @@
 #include <kokomo/models/selected_softmax.hpp>
 #include <kokomo/models/sigmoid_top_k.hpp>
 #include <kokomo/models/switch_transformers.hpp>
+#include <kokomo/models/zaya.hpp>
 
 #include <cstdio>
 #include <exception>
@@ -97,6 +99,8 @@ constexpr Entry families[] = {
     {"phimoe_train", &check<models::PhiMoeReplay>},
     {"switch_transformers", &check<models::SwitchTransformers>},
     {"nllb_moe", &check<models::NllbMoe>},
+    {"zaya", &check<models::Zaya>},
+    {"doge", &check<models::Doge>},
     {"ernie4_5_vl_moe", &check_two_modalities},
     {"aux_load_balancing", &check_pooled_loss},
 };

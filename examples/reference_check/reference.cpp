@@ -92,7 +92,10 @@ kokomo::models::Description Reference::describe() const {
   d.round_scores = value(c, "selection", std::string()) == "argmax_capacity";
   d.logit_multiplier = value(c, "router_logit_multiplier", 1.0f);
   d.logit_softcap = value(c, "router_logit_softcap", 0.0f);
-  d.router_norm_epsilon = value(c, "router_norm_eps", 1e-6f);
+  d.router_norm_epsilon = value(c, "router_norm_eps", value(c, "router_mlp_norm_eps", 1e-6f));
+  d.router_state_size = value(c, "router_hidden_size", offset_t(0));
+  d.previous_router_states = value(c, "uses_previous_router_states", false);
+  d.tokens_interleaved = value(c, "selection", std::string()) == "product_key";
   d.groups = value(c, "n_group", 1);
   d.allowed_groups = value(c, "topk_group", 1);
   d.group_score =

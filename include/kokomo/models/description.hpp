@@ -16,7 +16,9 @@
 #include <kokomo/router/given.hpp>
 #include <kokomo/router/group_limited_top_k.hpp>
 #include <kokomo/router/hash.hpp>
+#include <kokomo/router/mlp_scorer.hpp>
 #include <kokomo/router/normalized_scorer.hpp>
+#include <kokomo/router/product_key_scorer.hpp>
 #include <kokomo/router/top_2.hpp>
 #include <kokomo/space/latent.hpp>
 #include <kokomo/space/normalized_input.hpp>
@@ -42,6 +44,9 @@ struct Description {
   float logit_multiplier = 1;
   float logit_softcap = 0;
   float router_norm_epsilon = 1e-6f;
+  offset_t router_state_size = 0;
+  bool previous_router_states = false;
+  bool tokens_interleaved = false; ///< product keys as published Doge reads them
   int groups = 1;
   int allowed_groups = 1;
   GroupScore group_score = GroupScore::top2_sum;
@@ -114,6 +119,14 @@ inline void configure(LinearScorer& p, Description const& d) {
 inline void configure(NormalizedScorer& p, Description const& d) {
   configure(p.linear, d);
   p.epsilon = d.router_norm_epsilon;
+}
+inline void configure(MlpScorer& p, Description const& d) {
+  p = {
+      .state_size = d.router_state_size, .previous_states = d.previous_router_states, .epsilon = d.router_norm_epsilon};
+}
+inline void configure(ProductKeyScorer& p, Description const& d) {
+  configure(p.linear, d);
+  p.tokens_interleaved = d.tokens_interleaved;
 }
 template <int K, class Rank> void configure(TopK<K, Rank>& p, Description const& d) {
   p.k = K == dynamic ? d.top_k : K;
