@@ -2,6 +2,7 @@
 #ifndef KOKOMO_ROUTER_PRODUCT_KEY_SCORER_HPP
 #define KOKOMO_ROUTER_PRODUCT_KEY_SCORER_HPP
 
+#include <kokomo/detail/launch.hpp>
 #include <kokomo/router/linear_scorer.hpp>
 
 namespace kokomo::inline v0 {
