@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+// checkpoint_layer DIR [options]
+//
+// Runs the MoE blocks of a published checkpoint: its config.json names the family, the family names a composition of
+// kokomo::models, and each block is built, loaded and run, one after the other. Either compares with activations that
+// the model's own code computed, or measures on generated tokens.
+#include "block.hpp"
+#include "options.hpp"
+#include "progress.hpp"
+#include "report.hpp"
+
+#include <kokomo/io/checkpoint.hpp>
+#include <kokomo/io/families.hpp>
+#include <kokomo/models/deepseek_v2.hpp>
+#include <kokomo/models/deepseek_v3.hpp>
+#include <kokomo/models/deepseek_v4.hpp>
+#include <kokomo/models/ernie4_5_moe.hpp>
+#include <kokomo/models/gemma4.hpp>
+#include <kokomo/models/hunyuan_moe.hpp>
+#include <kokomo/models/llama4.hpp>
+#include <kokomo/models/longcat_flash.hpp>
+#include <kokomo/models/mixtral.hpp>
+#include <kokomo/models/nemotron_h.hpp>
+#include <kokomo/models/nllb_moe.hpp>
+#include <kokomo/models/phimoe.hpp>
+#include <kokomo/models/qwen2_moe.hpp>
+#include <kokomo/models/selected_softmax.hpp>
+#include <kokomo/models/sigmoid_top_k.hpp>
+#include <kokomo/models/switch_transformers.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <exception>
+#include <fstream>
+#include <random>
+
+namespace io = kokomo::io;
+namespace models = kokomo::models;
+
+namespace {
+
+/// The compositions that this program is compiled with: a type is needed while compiling, a file is read at run time.
+struct Composition {
+  std::string_view model;
+  Outcome (*run)(Block const&);
+};
+
+constexpr Composition compositions[] = {
+    {"Afmoe", &run<models::Afmoe>},
+    {"Axk1", &run<models::Axk1>},
+    {"Cohere2MoeSigmoid", &run<models::Cohere2MoeSigmoid>},
+    {"DeepseekV2", &run<models::DeepseekV2>},
+    {"DeepseekV3", &run<models::DeepseekV3>},
+    {"DeepseekV3WithoutShared", &run<models::DeepseekV3WithoutShared>},
+    {"DeepseekV4", &run<models::DeepseekV4>},
+    {"DeepseekV4Hash", &run<models::DeepseekV4Hash>},
+    {"Ernie45Moe", &run<models::Ernie45Moe>},
+    {"Ernie45MoeWithoutShared", &run<models::Ernie45MoeWithoutShared>},
+    {"Flint", &run<models::Flint>},
+    {"Gemma4", &run<models::Gemma4>},
+    {"Glm5Next", &run<models::Glm5Next>},
+    {"GptOss", &run<models::GptOss>},
+    {"GraniteMoe", &run<models::GraniteMoe>},
+    {"GraniteMoeShared", &run<models::GraniteMoeShared>},
+    {"HunyuanMoe", &run<models::HunyuanMoe>},
+    {"Inkling", &run<models::Inkling>},
+    {"Inkling2", &run<models::Inkling2>},
+    {"JetMoeAttention", &run<models::JetMoeAttention>},
+    {"Kolibri1", &run<models::Kolibri1>},
+    {"Lfm2MoeWithoutBias", &run<models::Lfm2MoeWithoutBias>},
+    {"Llama4", &run<models::Llama4>},
+    {"LongcatFlash", &run<models::LongcatFlash>},
+    {"MiniMaxM2", &run<models::MiniMaxM2>},
+    {"MiniMaxM3", &run<models::MiniMaxM3>},
+    {"Mixtral", &run<models::Mixtral>},
+    {"MuseSpark", &run<models::MuseSpark>},
+    {"NemotronH", &run<models::NemotronH>},
+    {"NemotronHLatent", &run<models::NemotronHLatent>},
+    {"NllbMoe", &run<models::NllbMoe>},
+    {"PhiMoe", &run<models::PhiMoe>},
+    {"Qwen2Moe", &run<models::Qwen2Moe>},
+    {"SwitchTransformers", &run<models::SwitchTransformers>},
+};
+
+Composition const& composition(std::string_view model) {
+  auto const* const found = std::find_if(std::begin(compositions), std::end(compositions),
+                                         [&](Composition const& each) { return each.model == model; });
+  if (found == std::end(compositions))
+    throw UsageError("this program was not compiled with the composition " + std::string(model));
+  return *found;
+}
+
+/// The layers to run: all MoE blocks, or the one that was asked for.
+std::vector<int> chosen_layers(io::Config const& config, Options const& options) {
+  auto const layers = io::sparse_layers(config);
+  if (!options.layer) return layers;
+  if (std::find(layers.begin(), layers.end(), *options.layer) != layers.end()) return {*options.layer};
+  std::string blocks;
+  for (int const layer : layers) blocks += (blocks.empty() ? "" : ", ") + std::to_string(layer);
+  throw UsageError("--layer is " + std::to_string(*options.layer) + ", which " + config.name() +
+                   " has no experts in, expected one of " + (blocks.empty() ? "none" : blocks));
+}
+
+/// ||out - ref|| / ||ref||
+double relative_error(std::vector<float> const& out, std::vector<float> const& reference) {
+  double difference = 0, norm = 0;
+  for (std::size_t i = 0; i < reference.size(); ++i) {
+    double const off = double(out[i]) - double(reference[i]);
+    difference += off * off, norm += double(reference[i]) * double(reference[i]);
+  }
+  return std::sqrt(norm > 0 ? difference / norm : difference);
+}
+
+std::string number(char const* name, double value) {
+  char text[80];
+  std::snprintf(text, sizeof text, "%s %.2e", name, value);
+  return text;
+}
+
+class Program {
+public:
+  explicit Program(Options const& options) : m_options(options), m_checkpoint(options.folder) {
+    auto const activations = m_checkpoint.folder() / "activations.safetensors";
+    std::error_code ignored;
+    if (options.check && std::filesystem::exists(activations, ignored))
+      m_activations = io::SafetensorsFile(activations);
+    m_layers = chosen_layers(m_config, options);
+    for (int const layer : m_layers) { // every setting is looked at before the first block takes its time
+      (void)composition(m_family.model(m_config, layer));
+      (void)m_family.describe(m_config, layer);
+    }
+    m_run = {.folder = options.folder,
+             .model_type = std::string(m_family.model_type),
+             .dtype = options.bfloat16 ? "bfloat16" : "float32",
+             .execution_space = {},
+             .threads = 0,
+             .check = options.check,
+             .bound = options.bfloat16 ? 1e-2 : 1e-5,
+             .seed = options.seed};
+  }
+
+  int operator()() {
+    using Exec = Kokkos::DefaultExecutionSpace;
+    m_run.execution_space = Exec::name(), m_run.threads = Exec().concurrency();
+    if (m_layers.empty() && !m_options.check)
+      throw UsageError(m_config.name() + " describes no layer with experts, expected at least one");
+
+    print_header(m_run);
+    int failed = 0;
+    for (int const layer : m_layers) {
+      auto const result = m_options.check ? check(layer) : measure(layer);
+      m_progress.clear();
+      m_options.check ? print_check(m_run, result) : print_timing(result);
+      failed += result.failure.empty() ? 0 : 1;
+      m_results.push_back(result);
+    }
+    if (m_options.check) std::printf("%d passed, %d failed\n", int(m_results.size()) - failed, failed);
+    write(m_options.plot, [this] { return heat_map(m_run, m_results); });
+    write(m_options.json, [this] { return to_json(m_run, m_results); });
+    return m_options.check && (failed > 0 || m_results.empty()) ? 1 : 0;
+  }
+
+private:
+  Block block(int layer) {
+    Block block;
+    block.description = m_family.describe(m_config, layer);
+    std::string const where = "block " + std::to_string(m_results.size() + 1) + " of " +
+                              std::to_string(m_layers.size()) + ", layer " + std::to_string(layer) + ": ";
+    block.tensor_of = [this, layer, where](std::string_view role) {
+      auto const name = io::tensor_name(m_family, m_config, layer, role);
+      auto const* const tensor = name.empty() ? nullptr : m_checkpoint.find(name);
+      if (tensor != nullptr) m_progress(where + "reading " + name);
+      return tensor;
+    };
+    block.bfloat16 = m_options.bfloat16;
+    block.progress = [this, where](char const* doing) { m_progress(where + doing); };
+    return block;
+  }
+
+  Outcome run_block(int layer, Block const& block, Result& result) {
+    auto outcome = composition(m_family.model(m_config, layer)).run(block);
+    result.load = outcome.load;
+    result.experts = kokomo::offset_t(outcome.load.size());
+    result.status = outcome.status;
+    result.flop = outcome.flop;
+    result.seconds = outcome.seconds;
+    std::sort(result.seconds.begin(), result.seconds.end());
+    return outcome;
+  }
+
+  Result describe(int layer, models::Description const& d) const {
+    Result result;
+    result.layer = layer;
+    result.composition = m_family.model(m_config, layer);
+    result.hidden = d.hidden, result.intermediate = d.intermediate;
+    result.shared = d.shared, result.shared_intermediate = d.shared_intermediate;
+    result.experts = d.experts + d.identity_experts + d.zero_experts;
+    result.k = d.top_k;
+    return result;
+  }
+
+  Result measure(int layer) {
+    Block block = this->block(layer);
+    Result result = describe(layer, block.description);
+    result.tokens = block.tokens = m_options.tokens;
+    block.timed = true;
+    m_progress("layer " + std::to_string(layer) + ": generating tokens");
+    std::seed_seq seed{m_options.seed & 0xffffffffu, m_options.seed >> 32, std::uint64_t(layer)};
+    std::mt19937_64 generator(seed);
+    std::normal_distribution<float> normal;
+    block.x.resize(std::size_t(block.tokens) * std::size_t(block.description.hidden));
+    std::generate(block.x.begin(), block.x.end(), [&] { return normal(generator); });
+    std::uniform_int_distribution<kokomo::offset_t> id(0,
+                                                       std::max(block.description.vocabulary, kokomo::offset_t(1)) - 1);
+    block.token_ids.resize(std::size_t(block.tokens));
+    std::generate(block.token_ids.begin(), block.token_ids.end(), [&] { return id(generator); });
+    run_block(layer, block, result);
+    return result;
+  }
+
+  io::TensorInfo const& activation(std::string const& name) const {
+    if (!m_activations) throw UsageError("there is no activations.safetensors beside config.json");
+    return m_activations->at(name);
+  }
+
+  /// Selection is not continuous: rounding may send a token whose best scores nearly tie to other experts than those of
+  /// a float32 reference, and then its output is another one altogether. Says how much of an error that explains.
+  std::string other_choices(int layer, Block block, Outcome const& outcome, std::vector<float> const& reference) {
+    block.bfloat16 = false;
+    auto const exact = composition(m_family.model(m_config, layer)).run(block);
+    auto const hidden = std::size_t(block.description.hidden);
+    std::vector<float> y, expected;
+    for (std::size_t t = 0; t < outcome.chosen.size(); ++t) {
+      if (outcome.chosen[t] != exact.chosen[t]) continue;
+      y.insert(y.end(), outcome.y.begin() + t * hidden, outcome.y.begin() + (t + 1) * hidden);
+      expected.insert(expected.end(), reference.begin() + t * hidden, reference.begin() + (t + 1) * hidden);
+    }
+    auto const others = outcome.chosen.size() - y.size() / hidden;
+    if (others == 0) return "; every token chose the experts that float32 chooses";
+    return "; " + std::to_string(others) + " of " + std::to_string(outcome.chosen.size()) +
+           " tokens chose other experts than float32 does" + number(", without them", relative_error(y, expected));
+  }
+
+  /// What goes wrong with one block is that block's failure; the others are checked all the same.
+  Result check(int layer) try {
+    Block block = this->block(layer);
+    Result result = describe(layer, block.description);
+    std::string const name = "layer." + std::to_string(layer);
+    auto const& input = activation(name + ".input");
+    auto const& output = activation(name + ".output");
+    result.tokens = block.tokens = input.shape.empty() ? 0 : input.shape[0];
+    if (block.tokens == 0) throw UsageError(name + ".input has no tokens, expected at least one");
+    io::expect_shape(input, {block.tokens, block.description.hidden});
+    io::expect_shape(output, input.shape);
+    block.x = io::read<float>(input);
+    if (block.description.vocabulary > 0) block.token_ids = io::read<kokomo::offset_t>(activation("input_ids"));
+    block.token_ids.resize(std::size_t(block.tokens), -1);
+
+    auto const outcome = run_block(layer, block, result);
+    auto const reference = io::read<float>(output);
+    result.error = relative_error(outcome.y, reference);
+    if (!(result.error <= m_run.bound)) // NaN does not pass
+      result.failure = number("error", result.error) + number(" is beyond the bound", m_run.bound) +
+                       (block.bfloat16 ? other_choices(layer, block, outcome, reference) : "");
+    return result;
+  } catch (std::exception const& error) {
+    Result result = describe(layer, m_family.describe(m_config, layer));
+    result.failure = error.what();
+    return result;
+  }
+
+  template <class Content> void write(std::string const& path, Content const& content) {
+    if (path.empty()) return;
+    std::ofstream file(path, std::ios::binary);
+    file << content() << std::flush;
+    if (!file) throw UsageError("could not write " + path);
+  }
+
+  Options m_options;
+  io::Checkpoint m_checkpoint;
+  io::Config m_config = m_checkpoint.config();
+  io::Family const& m_family = io::family(m_config);
+  std::optional<io::SafetensorsFile> m_activations;
+  std::vector<int> m_layers;
+  Run m_run;
+  std::vector<Result> m_results;
+  Progress m_progress;
+};
+
+} // namespace
+
+int main(int argc, char** argv) {
+  try {
+    Options const options = parse(argc, argv);
+    if (options.help) return std::fputs(help_text, stdout), 0;
+    Program program(options);
+    Kokkos::ScopeGuard const kokkos(argc, argv);
+    return program();
+  } catch (std::exception const& error) {
+    std::fprintf(stderr, "checkpoint_layer: %s\n", error.what());
+    return 2;
+  }
+}
