@@ -67,7 +67,7 @@ struct Description {
   // capacity
   CapacityOrder capacity_order = CapacityOrder::position;
   offset_t capacity = 0;
-  float capacity_fraction = 0;
+  double capacity_fraction = 0;
   offset_t tokens_per_sequence = 0;
 
   // experts
