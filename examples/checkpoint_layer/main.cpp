@@ -99,8 +99,8 @@ std::vector<int> chosen_layers(io::Config const& config, Options const& options)
   if (std::find(layers.begin(), layers.end(), *options.layer) != layers.end()) return {*options.layer};
   std::string blocks;
   for (int const layer : layers) blocks += (blocks.empty() ? "" : ", ") + std::to_string(layer);
-  throw UsageError("--layer is " + std::to_string(*options.layer) + ", which " + config.name() +
-                   " has no experts in, expected one of " + (blocks.empty() ? "none" : blocks));
+  throw UsageError("--layer is " + std::to_string(*options.layer) + ", where " + config.name() + " has no experts, " +
+                   (blocks.empty() ? "nor has any other layer" : "expected one of " + blocks));
 }
 
 /// ||out - ref|| / ||ref||
@@ -156,6 +156,7 @@ public:
       failed += result.failure.empty() ? 0 : 1;
       m_results.push_back(result);
     }
+    if (m_layers.empty()) std::fprintf(stderr, "%s describes no layer with experts\n", m_config.name().c_str());
     if (m_options.check) std::printf("%d passed, %d failed\n", int(m_results.size()) - failed, failed);
     write(m_options.plot, [this] { return heat_map(m_run, m_results); });
     write(m_options.json, [this] { return to_json(m_run, m_results); });

@@ -69,8 +69,8 @@ template <class Layer> Outcome run_layer(Block const& block) {
   block.progress("running");
   forward(); // the first one touches memory for the first time: not timed
   Outcome outcome;
-  // at least 3 runs, and more of those that are short
-  for (double total = 0; block.timed && (outcome.seconds.size() < 3 || (total < 0.3 && outcome.seconds.size() < 50));) {
+  // at least 5 runs, and more of those that are short
+  for (double total = 0; block.timed && (outcome.seconds.size() < 5 || (total < 0.5 && outcome.seconds.size() < 50));) {
     block.progress("timing");
     Kokkos::Timer const timer;
     forward();
