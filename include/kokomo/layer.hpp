@@ -15,8 +15,8 @@
 #include <kokomo/experts/with_shared.hpp>
 #include <kokomo/gate/on_input.hpp>
 #include <kokomo/gate/score_gate.hpp>
+#include <kokomo/router.hpp>
 #include <kokomo/router/linear_scorer.hpp>
-#include <kokomo/router/router.hpp>
 #include <kokomo/router/top_k.hpp>
 #include <kokomo/slots.hpp>
 #include <kokomo/space/same_space.hpp>

@@ -10,10 +10,11 @@ int sigmoid_routers();
 int softmax_routers();
 int selected_routers();
 int special_routers();
+int scorers();
 
 int main(int argc, char** argv) {
   Kokkos::ScopeGuard const kokkos(argc, argv);
-  int const failed = sigmoid_routers() + softmax_routers() + selected_routers() + special_routers();
+  int const failed = sigmoid_routers() + softmax_routers() + selected_routers() + special_routers() + scorers();
   std::printf("%d failed\n", failed);
   return failed == 0 ? 0 : 1;
 }

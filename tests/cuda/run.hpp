@@ -88,9 +88,10 @@ template <template <class> class Model> struct Run {
   }
 
   /// Prints one line; true if device and host agree.
-  template <class Prepare> static bool agrees(char const* name, Prepare const& prepare) {
+  template <class Prepare>
+  static bool agrees(char const* name, Prepare const& prepare,
+                     kokomo::Shape const& shape = {.tokens = 37, .hidden = 24, .experts = 8}) {
     using T = typename Model<Host>::Storage;
-    kokomo::Shape const shape{.tokens = 37, .hidden = 24, .experts = 8};
     auto const device = results<Kokkos::Cuda>(shape, prepare), host = results<Host>(shape, prepare);
     double worst = 0;
     for (std::size_t i = 0; i < host.size(); ++i) {

@@ -8,7 +8,9 @@
 #include <kokomo/router/group_limited_top_k.hpp>
 #include <kokomo/router/hash.hpp>
 #include <kokomo/router/linear_scorer.hpp>
+#include <kokomo/router/mlp_scorer.hpp>
 #include <kokomo/router/normalized_scorer.hpp>
+#include <kokomo/router/product_key_scorer.hpp>
 #include <kokomo/router/sparse_mixer.hpp>
 #include <kokomo/router/top_2.hpp>
 #include <kokomo/router/top_k.hpp>
@@ -37,6 +39,34 @@ TEST_CASE("normalized_scorer") {
   auto const logits = run.logits();
   REQUIRE(close({logits[0]}, {logits[1]}));
   REQUIRE(run.chosen()[0] == run.chosen()[1]);
+  // [/snippet]
+}
+
+TEST_CASE("mlp_scorer") {
+  // [snippet:mlp_scorer]
+  using Layer = kokomo::Layer<kokomo::Router<kokomo::MlpScorer, kokomo::TopK<1>>>;
+  kokomo::Shape const shape{.tokens = 3, .hidden = 6, .experts = 4};
+  Example<Layer> below(shape, {.router = {.scorer = {.state_size = 5}}, .experts = {.intermediate = 4}});
+  Example<Layer> above(
+      shape, {.router = {.scorer = {.state_size = 5, .previous_states = true}}, .experts = {.intermediate = 4}});
+  below.forward();
+  above.inputs.scorer.previous_states = below.layer.saved(below.tape).scorer.states; // handed on, layer to layer
+  above.forward();
+  REQUIRE(above.layer.saved(above.tape).scorer.states.extent(1) == 5);
+  // [/snippet]
+}
+
+TEST_CASE("product_key_scorer") {
+  // [snippet:product_key_scorer]
+  using Layer = kokomo::Layer<kokomo::Router<kokomo::ProductKeyScorer, kokomo::TopK<2, kokomo::RankByLogits>>,
+                              kokomo::SelectedSoftmaxGate, kokomo::NoBalancer,
+                              kokomo::FeedForwardExperts<kokomo::Plain<kokomo::Silu>>>;
+  // 9 experts of one neuron from 3 + 3 logits: expert 3 i + j scores a_i + b_j
+  Example<Layer> run({.tokens = 4, .hidden = 6, .experts = 9}, {.experts = {.intermediate = 1}});
+  run.forward();
+  REQUIRE(run.parameters.router.weight.extent(0) == 6);
+  auto const z = run.logits()[0];
+  REQUIRE(std::abs((z[0] - z[1]) - (z[3] - z[4])) < 1e-5); // b_0 - b_1, whatever i
   // [/snippet]
 }
 

@@ -3,7 +3,7 @@
 #include <support/layer_fixture.hpp>
 
 #include <kokomo/router/linear_scorer.hpp>
-#include <kokomo/router/router.hpp>
+#include <kokomo/router.hpp>
 
 namespace {
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-#ifndef KOKOMO_ROUTER_ROUTER_HPP
-#define KOKOMO_ROUTER_ROUTER_HPP
+#ifndef KOKOMO_ROUTER_HPP
+#define KOKOMO_ROUTER_HPP
 
 namespace kokomo::inline v0 {
 
