@@ -24,6 +24,7 @@ struct Block {
 /// What came out of it.
 struct Outcome {
   std::vector<float> y;                             ///< [tokens, hidden]
+  std::vector<float> logits;                        ///< [tokens, columns]
   std::vector<kokomo::offset_t> load;               ///< [experts] executed rows; identity and zero experts come last
   std::vector<std::vector<kokomo::index_t>> chosen; ///< [tokens] each token's experts, ascending
   kokomo::Status status;

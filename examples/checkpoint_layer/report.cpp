@@ -78,7 +78,7 @@ void print_check(Run const& run, Result const& r) {
   if (r.tokens == 0 || !r.failure.empty())
     std::printf("FAIL %s\n", r.failure.c_str());
   else
-    std::printf("error %.2e  bound %.0e  ok\n", r.error, run.bound);
+    std::printf("error %.2e  bound %.0e  ok%s\n", r.error, run.bound, r.note.c_str());
   std::fflush(stdout);
 }
 
@@ -116,6 +116,7 @@ std::string to_json(Run const& run, std::vector<Result> const& results) {
                        {"invalid_ids", r.status.invalid_ids}};
     if (run.check) {
       layer["error"] = r.error; // NaN becomes null
+      if (!r.note.empty()) layer["note"] = r.note;
       layer["passed"] = r.failure.empty();
       if (!r.failure.empty()) layer["failure"] = r.failure;
     }

@@ -30,6 +30,7 @@ struct Result {
   std::vector<double> seconds; ///< ascending
 
   double error = 0;    ///< of a check
+  std::string note;    ///< what a reader of a passed check must know
   std::string failure; ///< why a check failed; empty: it did not
 
   double median() const;

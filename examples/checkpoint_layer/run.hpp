@@ -79,6 +79,7 @@ template <class Layer> Outcome run_layer(Block const& block) {
   }
 
   outcome.y = to_host<float>(y);
+  outcome.logits = to_host<float>(layer.saved(tape).logits);
   outcome.status = layer.status(exec, tape);
   auto const assignment = layer.saved(tape).assignment;
   auto const entries = to_host<kokomo::offset_t>(assignment.token_offsets);

@@ -12,26 +12,7 @@
 #include <string_view>
 #include <vector>
 
-namespace kokomo::inline v0::io {
-
-/// Where one file tensor stands in a parameter of a layer: `chunks` contiguous runs of `length` elements, `stride`
-/// apart, from `offset` on.
-struct Place {
-  std::string
-      role; ///< what the tensor is: "router_weight", "gate_up", "gate_proj.3", ... (docs/guide/load_a_checkpoint.md)
-  offset_t offset = 0;
-  offset_t chunks = 1;
-  offset_t length = 0;
-  offset_t stride = 0;
-  offset_t columns = 1; ///< last extent
-
-  offset_t elements() const { return chunks * length; }
-};
-
-/// Gives the tensor of a role, or null.
-using TensorOfRole = std::function<TensorInfo const*(std::string_view role)>;
-
-namespace detail {
+namespace kokomo::inline v0::detail {
 
 /// Roles whose tensors are the whole parameter of a name, in order of preference.
 struct WholeRole {
@@ -83,7 +64,26 @@ inline constexpr FusedRole fused_roles[] = {{"experts.gate_up", "gate_proj", "up
                                             {"experts.gate_up_bias", "gate_bias", "up_bias"},
                                             {"shared.gate_up", "shared_gate_proj", "shared_up_proj"}};
 
-} // namespace detail
+} // namespace kokomo::inline v0::detail
+
+namespace kokomo::inline v0::io {
+
+/// Where one file tensor stands in a parameter of a layer: `chunks` contiguous runs of `length` elements, `stride`
+/// apart, from `offset` on.
+struct Place {
+  std::string
+      role; ///< what the tensor is: "router_weight", "gate_up", "gate_proj.3", ... (docs/guide/load_a_checkpoint.md)
+  offset_t offset = 0;
+  offset_t chunks = 1;
+  offset_t length = 0;
+  offset_t stride = 0;
+  offset_t columns = 1; ///< last extent
+
+  offset_t elements() const { return chunks * length; }
+};
+
+/// Gives the tensor of a role, or null.
+using TensorOfRole = std::function<TensorInfo const*(std::string_view role)>;
 
 /// How the file's tensors make up one parameter: whole, one a part, one an expert, or one an expert and part.
 /// \param[in] extents of the parameter, outermost first, unused ones 1
@@ -93,7 +93,7 @@ inline std::vector<Place> places_of(std::string_view parameter, std::array<offse
                                     std::function<bool(std::string_view)> const& has) {
   offset_t const inner = extents[1] * extents[2], total = extents[0] * inner;
   offset_t const columns = extents[2] > 1 ? extents[2] : extents[1] > 1 ? extents[1] : extents[0];
-  for (auto const& whole : detail::whole_roles) {
+  for (auto const& whole : kokomo::detail::whole_roles) {
     if (whole.parameter != parameter) continue;
     std::string const role(whole.role);
     if (has(role)) return {{role, 0, 1, total, total, columns}};
@@ -103,7 +103,7 @@ inline std::vector<Place> places_of(std::string_view parameter, std::array<offse
       places.push_back({role + "." + std::to_string(e), e * inner, 1, inner, inner, columns});
     return places;
   }
-  for (auto const& fused : detail::fused_roles) {
+  for (auto const& fused : kokomo::detail::fused_roles) {
     if (fused.parameter != parameter) continue;
     std::string const gate(fused.gate), up(fused.up);
     offset_t const half = inner / 2;
