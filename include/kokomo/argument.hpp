@@ -17,7 +17,7 @@ public:
   Argument() = default;
 
   template <class V>
-  requires(Kokkos::is_view_v<V>) Argument(V const& view) : m_data(view.data()), m_given(true) {
+  requires(Kokkos::is_view_v<V>) Argument(V const& view) : m_given(true) {
     using Element = typename V::value_type;
     static_assert(V::rank() == Rank, "kokomo: this argument must be a Kokkos::View of the rank that the docs name "
                                      "(matrices [rows, columns] have rank 2, vectors rank 1)");
@@ -27,6 +27,7 @@ public:
                   "kokomo: this View is written to, so its elements must not be const");
     static_assert(bool(Kokkos::SpaceAccessibility<Exec, typename V::memory_space>::accessible),
                   "kokomo: the memory space of this View must be accessible from the layer's execution space");
+    if constexpr (std::is_convertible_v<Element*, T*>) m_data = view.data(); // else one message is enough
     for (int d = 0; d < Rank; ++d) {
       m_extent[d] = static_cast<offset_t>(view.extent(d));
       m_stride[d] = static_cast<offset_t>(view.stride(d));

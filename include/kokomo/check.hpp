@@ -4,6 +4,7 @@
 
 #include <kokomo/concepts.hpp>
 #include <kokomo/experts/with_shared.hpp>
+#include <kokomo/score.hpp>
 #include <kokomo/slots.hpp>
 
 namespace kokomo::inline v0 {
@@ -39,77 +40,181 @@ template <class P> constexpr bool is_joint_share() {
     return false;
 }
 
-/// One static_assert a requirement; the text names policy slot, missing member and its signature.
+/// The score function of a gate; of one that lacks it, which is reported once, any.
+template <class Gate> struct ScoreOf { using type = IdentityScore; };
+template <class Gate>
+requires requires {
+  typename Gate::Score;
+}
+struct ScoreOf<Gate> {
+  using type = typename Gate::Score;
+};
+template <class Gate> using score_of_t = typename ScoreOf<Gate>::type;
+
+template <class P>
+concept HasScore = requires {
+  typename P::Score;
+};
+template <class P>
+concept BoundsEntries = requires(P const& p, Sizes const& sizes) {
+  offset_t(p.entries_per_token(sizes));
+};
+template <class P>
+concept CountsExperts = requires(P const& p) {
+  index_t(p.routed(index_t{}));
+};
+
+} // namespace detail
+
+/// What each slot demands of its policy, for a static_assert where the policy is written:
+///
+///     static_assert(kokomo::GatePolicy<MyGate>);
+///
+/// A Layer itself is not constrained by them: it says what is missing in a sentence. What backward calls is demanded when
+/// a layer's backward is used, so that policies may infer only.
+template <class P, class T = float, class Exec = Kokkos::DefaultExecutionSpace>
+concept ScorerPolicy = requires(P const& p, Exec const& e, parameters_t<P, T, Exec> const& w,
+                                Matrix<T const, Exec> const& x, inputs_t<P, T, Exec> const& in,
+                                Matrix<compute_t<T>, Exec> const& logits, saved_t<P, T, Exec> const& saved,
+                                scratch_t<P, T, Exec> const& scratch, detail::WorkerScratch const& workers) {
+  p.template forward<T>(e, w, x, in, logits, saved, scratch, workers);
+};
+
+template <class P, class GateScore = IdentityScore, class T = float, class Exec = Kokkos::DefaultExecutionSpace>
+concept SelectorPolicy = detail::BoundsEntries<P> &&
+    requires(P const& p, Exec const& e, Routing<T, Exec> const& routing, state_t<P, T, Exec> const& state,
+             inputs_t<P, T, Exec> const& in, Assignment<T, Exec> const& a, scratch_t<P, T, Exec> const& scratch) {
+  p.template select<GateScore>(e, routing, state, in, a, scratch);
+};
+
+/// The second form is that of gates that weigh shared experts as well.
+template <class P, class T = float, class Exec = Kokkos::DefaultExecutionSpace>
+concept GatePolicy = detail::HasScore<P> &&(
+    requires(P const& p, Exec const& e, parameters_t<P, T, Exec> const& w, Routing<T, Exec> const& routing,
+             inputs_t<P, T, Exec> const& in,
+             Assignment<T, Exec> const& a) { p.template forward<T>(e, w, routing, in, a); } ||
+    requires(P const& p, Exec const& e, parameters_t<P, T, Exec> const& w, Routing<T, Exec> const& routing,
+             inputs_t<P, T, Exec> const& in, Assignment<T, Exec> const& a,
+             saved_t<P, T, Exec> const& saved) { p.template forward<T>(e, w, routing, in, a, saved); });
+
+template <class P, class T = float, class Exec = Kokkos::DefaultExecutionSpace>
+concept ExpertsPolicy = detail::CountsExperts<P> &&
+    requires(P const& p, Exec const& e, parameters_t<P, T, Exec> const& w, ExpertRows<T, Exec> const& in,
+             Matrix<compute_t<T>, Exec> const& out, saved_t<P, T, Exec> const& saved,
+             scratch_t<P, T, Exec> const& scratch) {
+  p.template forward<T>(e, w, in, out, saved, scratch);
+};
+
+template <class P, class T = float, class Exec = Kokkos::DefaultExecutionSpace>
+concept CombinePolicy = requires(P const& p, Exec const& e, parameters_t<P, T, Exec> const& w, compute_t<T> const* part,
+                                 Matrix<T, Exec> const& y, saved_t<P, T, Exec> const& saved) {
+  p.template finish<T>(e, w, part, part, y, saved);
+};
+
+namespace detail {
+
+template <class P, class T, class Exec>
+concept ScorerGradient = requires(P const& p, Exec const& e, parameters_t<P, T, Exec> const& w,
+                                  Matrix<T const, Exec> const& x, inputs_t<P, T, Exec> const& in,
+                                  Matrix<compute_t<T>, Exec> const& m, input_gradients_t<P, T, Exec> const& d_in,
+                                  saved_t<P, T, Exec> const& saved, backward_scratch_t<P, T, Exec> const& scratch,
+                                  WorkerScratch const& workers) {
+  p.template backward<T>(e, w, x, in, m, m, m, d_in, w, Write::add, saved, scratch, workers);
+};
+template <class P, class T, class Exec>
+concept GateGradient = requires(P const& p, Exec const& e, parameters_t<P, T, Exec> const& w,
+                                Routing<T, Exec> const& routing, Assignment<T, Exec> const& a,
+                                Vector<compute_t<T>, Exec> const& d_weight, Matrix<compute_t<T>, Exec> const& m,
+                                backward_scratch_t<P, T, Exec> const& scratch) {
+  p.template backward<T>(e, w, routing, a, d_weight, m, w, Write::add, scratch);
+}
+|| requires(P const& p, Exec const& e, parameters_t<P, T, Exec> const& w, Routing<T, Exec> const& routing,
+            Assignment<T, Exec> const& a, Vector<compute_t<T>, Exec> const& d_weight,
+            Matrix<compute_t<T>, Exec> const& m, backward_scratch_t<P, T, Exec> const& scratch) {
+  p.template backward<T>(e, w, routing, a, d_weight, m, m, w, Write::add, scratch);
+};
+template <class P, class T, class Exec>
+concept ExpertsGradient = requires(P const& p, Exec const& e, parameters_t<P, T, Exec> const& w,
+                                   ExpertRows<T, Exec> const& in, ExpertRowGradients<T, Exec> const& d,
+                                   saved_t<P, T, Exec> const& saved, backward_scratch_t<P, T, Exec> const& scratch) {
+  p.template backward<T>(e, w, in, d, w, Write::add, saved, scratch);
+};
+template <class P, class T, class Exec>
+concept CombineGradient = requires(P const& p, Exec const& e, parameters_t<P, T, Exec> const& w,
+                                   Matrix<T const, Exec> const& dy, compute_t<T>* d_part,
+                                   saved_t<P, T, Exec> const& saved, backward_scratch_t<P, T, Exec> const& scratch) {
+  p.template finish_backward<T>(e, w, dy, d_part, d_part, w, Write::add, saved, scratch);
+};
+
+/// One sentence a requirement: the slot, the missing member and its signature. What depends on a requirement that is not
+/// met is not asked.
 template <class Layer> consteval void check_composition() {
   using T = typename Layer::Storage;
-  using C = typename Layer::Compute;
   using Exec = typename Layer::Exec;
-  using Scorer = typename Layer::Scorer;
   using Selector = typename Layer::Selector;
   using Gate = typename Layer::Gate;
   using Routed = typename Layer::Routed;
-  using Combine = typename Layer::Combine;
-  using A = Assignment<T, Exec>;
-  using R = Routing<T, Exec>;
 
   static_assert(is_storage_v<T>, "kokomo::Layer: the storage type must be float, double, kokomo::bfloat16 or "
                                  "kokomo::float16");
   static_assert(Kokkos::is_execution_space_v<Exec>, "kokomo::Layer: the parameter behind the storage type must be a "
                                                     "Kokkos execution space");
-  static_assert(
-      requires(Scorer const& p, Exec const& e, parameters_t<Scorer, T, Exec> const& w, Matrix<T const, Exec> const& x,
-               inputs_t<Scorer, T, Exec> const& in, Matrix<C, Exec> const& z, saved_t<Scorer, T, Exec> const& saved,
-               scratch_t<Scorer, T, Exec> const& scratch,
-               WorkerScratch const& workers) { p.template forward<T>(e, w, x, in, z, saved, scratch, workers); },
-      "kokomo::Layer, slot Scorer: the policy lacks template <class T, class Exec> void forward(Exec, Parameters, "
-      "Matrix<T const, Exec> x, Inputs, Matrix<compute_t<T>, Exec> logits, Saved, Scratch, WorkerScratch) const "
-      "(docs/guide/add_a_policy.md)");
-  static_assert(
-      requires(Selector const& p, Sizes const& s) { offset_t(p.entries_per_token(s)); },
-      "kokomo::Layer, slot Selector: the policy lacks offset_t entries_per_token(Sizes const&) const, the "
-      "most entries a token can have (docs/guide/add_a_policy.md)");
-  static_assert(
-      requires { typename Gate::Score; },
-      "kokomo::Layer, slot Gate: the policy lacks using Score, the score function that selection ranks by "
-      "(SoftmaxScore, SigmoidScore, ..., IdentityScore; docs/guide/add_a_policy.md)");
-  if constexpr (requires { typename Gate::Score; })
-    static_assert(
-        requires(Selector const& p, Exec const& e, R const& r, state_t<Selector, T, Exec> const& state,
-                 inputs_t<Selector, T, Exec> const& in, A const& a, scratch_t<Selector, T, Exec> const& scratch) {
-          p.template select<typename Gate::Score>(e, r, state, in, a, scratch);
-        },
-        "kokomo::Layer, slot Selector: the policy lacks template <class GateScore, class T, class Exec> void "
-        "select(Exec, Routing<T, Exec>, State, Inputs, Assignment<T, Exec>, Scratch) const "
-        "(docs/guide/add_a_policy.md)");
-  static_assert(
-      requires(Gate const& p, Exec const& e, parameters_t<Gate, T, Exec> const& w, R const& r,
-               inputs_t<Gate, T, Exec> const& in, A const& a, saved_t<Gate, T, Exec> const& saved) {
-        p.template forward<T>(e, w, r, in, a);
-      } || requires(Gate const& p, Exec const& e, parameters_t<Gate, T, Exec> const& w, R const& r,
-                    inputs_t<Gate, T, Exec> const& in, A const& a,
-                    saved_t<Gate, T, Exec> const& saved) { p.template forward<T>(e, w, r, in, a, saved); },
-      "kokomo::Layer, slot Gate: the policy lacks template <class T, class Exec> void forward(Exec, Parameters, "
-      "Routing<T, Exec>, Inputs, Assignment<T, Exec>) const, which writes the weights (docs/guide/add_a_policy.md)");
-  static_assert(
-      requires(Routed const& p, Exec const& e, parameters_t<Routed, T, Exec> const& w, ExpertRows<T, Exec> const& in,
-               Matrix<C, Exec> const& out, saved_t<Routed, T, Exec> const& saved,
-               scratch_t<Routed, T, Exec> const& scratch) {
-        p.template forward<T>(e, w, in, out, saved, scratch);
-        index_t(p.routed(index_t{}));
-      },
-      "kokomo::Layer, slot Experts: the policy lacks index_t routed(index_t weighted) const, or template <class T, "
-      "class "
-      "Exec> void forward(Exec, Parameters, ExpertRows<T, Exec>, Matrix<compute_t<T>, Exec> out, Saved, Scratch) const "
-      "(docs/guide/add_a_policy.md)");
-  static_assert(
-      requires(Combine const& p, Exec const& e, parameters_t<Combine, T, Exec> const& w, C const* c,
-               Matrix<T, Exec> const& y,
-               saved_t<Combine, T, Exec> const& saved) { p.template finish<T>(e, w, c, c, y, saved); },
-      "kokomo::Layer, slot combine: the policy lacks template <class T, class Exec> void finish(Exec, Parameters, C "
-      "const* routed, C const* shared, Matrix<T, Exec> y, Saved) const (docs/guide/add_a_policy.md)");
+  static_assert(bool(ScorerPolicy<typename Layer::Scorer, T, Exec>),
+                "kokomo::Layer, slot Scorer: the policy lacks template <class T, class Exec> void forward(Exec, "
+                "Parameters, Matrix<T const, Exec> x, Inputs, Matrix<compute_t<T>, Exec> logits, Saved, Scratch, "
+                "WorkerScratch) const (docs/guide/add_a_policy.md)");
+  static_assert(bool(BoundsEntries<Selector>),
+                "kokomo::Layer, slot Selector: the policy lacks offset_t entries_per_token(Sizes const&) const, the "
+                "most entries a token can have (docs/guide/add_a_policy.md)");
+  static_assert(bool(SelectorPolicy<Selector, score_of_t<Gate>, T, Exec> || !BoundsEntries<Selector>),
+                "kokomo::Layer, slot Selector: the policy lacks template <class GateScore, class T, class Exec> void "
+                "select(Exec, Routing<T, Exec>, State, Inputs, Assignment<T, Exec>, Scratch) const "
+                "(docs/guide/add_a_policy.md)");
+  static_assert(bool(HasScore<Gate>),
+                "kokomo::Layer, slot Gate: the policy lacks using Score, the score function that selection ranks by "
+                "(SoftmaxScore, SigmoidScore, ..., IdentityScore; docs/guide/add_a_policy.md)");
+  static_assert(bool(GatePolicy<Gate, T, Exec> || !HasScore<Gate>),
+                "kokomo::Layer, slot Gate: the policy lacks template <class T, class Exec> void forward(Exec, "
+                "Parameters, Routing<T, Exec>, Inputs, Assignment<T, Exec>) const, which writes the weights "
+                "(docs/guide/add_a_policy.md)");
+  static_assert(bool(CountsExperts<Routed>),
+                "kokomo::Layer, slot Experts: the policy lacks index_t routed(index_t weighted) const, how many "
+                "experts can be chosen if `weighted` of them have parameters (docs/guide/add_a_policy.md)");
+  static_assert(bool(ExpertsPolicy<Routed, T, Exec> || !CountsExperts<Routed>),
+                "kokomo::Layer, slot Experts: the policy lacks template <class T, class Exec> void forward(Exec, "
+                "Parameters, ExpertRows<T, Exec>, Matrix<compute_t<T>, Exec> out, Saved, Scratch) const "
+                "(docs/guide/add_a_policy.md)");
+  static_assert(bool(CombinePolicy<typename Layer::Combine, T, Exec>),
+                "kokomo::Layer, slot combine: the policy lacks template <class T, class Exec> void finish(Exec, "
+                "Parameters, compute_t<T> const* routed, compute_t<T> const* shared, Matrix<T, Exec> y, Saved) const "
+                "(docs/guide/add_a_policy.md)");
   static_assert(Layer::weighs_shared == is_joint_share<typename Layer::Experts>(),
                 "kokomo::Layer: a gate that weighs shared experts (JointSigmoidGate) and WithShared<..., JointShare> "
                 "need each other");
+}
+
+template <class Layer> consteval void check_backward() {
+  using T = typename Layer::Storage;
+  using Exec = typename Layer::Exec;
+
+  static_assert(bool(ScorerGradient<typename Layer::Scorer, T, Exec>),
+                "kokomo::Layer::backward, slot Scorer: the policy lacks template <class T, class Exec> void "
+                "backward(Exec, Parameters, Matrix<T const, Exec> x, Inputs, Matrix<compute_t<T> const, Exec> logits, "
+                "Matrix<compute_t<T>, Exec> d_logits, Matrix<compute_t<T>, Exec> dx, InputGradients, Parameters grads, "
+                "Write, Saved, BackwardScratch, WorkerScratch) const (docs/guide/add_a_policy.md)");
+  static_assert(bool(GateGradient<typename Layer::Gate, T, Exec>),
+                "kokomo::Layer::backward, slot Gate: the policy lacks template <class T, class Exec> void "
+                "backward(Exec, Parameters, Routing<T, Exec>, Assignment<T, Exec>, Vector<compute_t<T> const, Exec> "
+                "d_weight, Matrix<compute_t<T>, Exec> d_logits, Parameters grads, Write, BackwardScratch) const, which "
+                "writes d_logits (docs/guide/add_a_policy.md)");
+  static_assert(bool(ExpertsGradient<typename Layer::Routed, T, Exec>),
+                "kokomo::Layer::backward, slot Experts: the policy lacks template <class T, class Exec> void "
+                "backward(Exec, Parameters, ExpertRows<T, Exec>, ExpertRowGradients<T, Exec>, Parameters grads, Write, "
+                "Saved, BackwardScratch) const (docs/guide/add_a_policy.md)");
+  static_assert(bool(CombineGradient<typename Layer::Combine, T, Exec>),
+                "kokomo::Layer::backward, slot combine: the policy lacks template <class T, class Exec> void "
+                "finish_backward(Exec, Parameters, Matrix<T const, Exec> dy, compute_t<T>* d_routed, compute_t<T>* "
+                "d_shared, Parameters grads, Write, Saved, BackwardScratch) const (docs/guide/add_a_policy.md)");
 }
 
 } // namespace detail

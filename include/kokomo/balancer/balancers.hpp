@@ -21,9 +21,6 @@ concept HasBias = requires(Policy const& p) {
 ///
 ///     kokomo::Balancers<kokomo::SelectionBias, kokomo::ZLoss>{{{.rate = 1e-3f}, {.coefficient = 1e-4f}}}
 template <class... Parts> struct Balancers {
-  static_assert((int(detail::HasBias<Parts>) + ... + 0) <= 1,
-                "kokomo::Balancers: at most one of the balancers may have a selection bias");
-
   std::tuple<Parts...> parts{};
 
   template <class T, class Exec> struct State {
@@ -55,6 +52,8 @@ template <class... Parts> struct Balancers {
   };
 
   void check(Sizes const& sizes) const {
+    static_assert((int(detail::HasBias<Parts>) + ... + 0) <= 1,
+                  "kokomo::Balancers: at most one of the balancers may have a selection bias");
     std::apply([&](auto const&... p) { (detail::check_settings(p, sizes), ...); }, parts);
   }
 

@@ -11,6 +11,7 @@ void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, Stat
                             MatrixArgument<T const, Exec> const& dy_argument, InputGradients const& d_inputs,
                             Parameters const& grads, Workspace<Exec> const& workspace, Tape<Exec> const& tape,
                             Write write) const {
+  detail::check_backward<Layer>();
   using detail::require;
   Sizes const sizes = sizes_of(inputs.x.extent(0));
   detail::Arena counted;

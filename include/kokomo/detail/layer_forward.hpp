@@ -59,7 +59,7 @@ detail::MemoryRanges KOKOMO_LAYER::memory_of(Parameters const& parameters, State
 KOKOMO_LAYER_TEMPLATE
 void KOKOMO_LAYER::route(Exec const& exec, State const& state, Parameters const& parameters, Inputs const& inputs,
                          Routing<T, Exec> const& routing, Saved const& saved, ForwardScratch const& scratch) const {
-  using Score = typename Gate::Score;
+  using Score = detail::score_of_t<Gate>;
   auto const& a = saved.assignment;
   auto const group = [&] { detail::group_by_expert(exec, a, scratch.block_counts); };
   auto const weigh = [&] {
