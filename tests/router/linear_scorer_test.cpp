@@ -2,8 +2,8 @@
 #include <support/finite_differences.hpp>
 #include <support/layer_fixture.hpp>
 
-#include <kokomo/router/linear_scorer.hpp>
 #include <kokomo/router.hpp>
+#include <kokomo/router/linear_scorer.hpp>
 
 namespace {
 
