@@ -45,14 +45,15 @@ template <class View> void require_finite(std::string const& name, View const& v
 /// forward, backward and step of a composition, in memory of exactly the planned size, with everything that they write
 /// poisoned before.
 template <class LayerT>
-void check(typename LayerT::Policies const& policies, offset_t tokens = 33, offset_t router_hidden = 0) {
+void check(typename LayerT::Policies const& policies, offset_t tokens = 33, offset_t router_hidden = 0,
+           offset_t experts = 8) {
   using T = typename LayerT::Storage;
   using Exec = typename LayerT::Exec;
   using Rows = Kokkos::View<T**, Kokkos::LayoutRight, Exec>;
   kokomo::Shape shape;
   shape.tokens = 40;
   shape.hidden = 12;
-  shape.experts = 8;
+  shape.experts = experts;
   shape.router_hidden = router_hidden;
   LayerT const layer(shape, policies);
 
@@ -89,6 +90,8 @@ void check(typename LayerT::Policies const& policies, offset_t tokens = 33, offs
   if (router_hidden > 0) inputs.router_input = router, d_inputs.router_input = d_router;
   Kokkos::View<index_t**, Kokkos::LayoutRight, Exec> const given("given", std::size_t(tokens),
                                                                  std::size_t(layer.sizes().per_token));
+  if constexpr (requires { inputs.scorer.previous_states; })
+    inputs.scorer.previous_states = random(tokens, policies.router.scorer.state_size);
   if constexpr (requires { inputs.selector.token_ids; }) inputs.selector.token_ids = ids;
   if constexpr (requires { inputs.selector.experts; }) inputs.selector.experts = given;
 

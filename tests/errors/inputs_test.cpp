@@ -5,6 +5,7 @@
 #include <kokomo/gate/sparse_mixer.hpp>
 #include <kokomo/router/given.hpp>
 #include <kokomo/router/hash.hpp>
+#include <kokomo/router/mlp_scorer.hpp>
 
 /// What policies read beside x: missing, of the wrong extents, or with ids out of range.
 
@@ -15,6 +16,8 @@ namespace {
 using Hashed = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::HashTable>, kokomo::ConstantGate>;
 using Replayed = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::Given>, kokomo::SoftmaxGate>;
 using Sparse = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::SparseMixer>, kokomo::SparseMixerGate>;
+
+using Handed = kokomo::Layer<kokomo::Router<kokomo::MlpScorer, kokomo::TopK<>>>;
 
 template <class T> List<T> list(std::vector<T> const& values) {
   List<T> const view("list", values.size());
@@ -112,4 +115,38 @@ TEST_CASE("SparseMixer: factors are optional, but two a token") {
   REQUIRE_NOTHROW(call.forward());
   call.inputs.gate.factors = Rows<float>("factors", 5, 3);
   unchanged(201, call, forward, {"inputs.gate.factors has extents [5, 3]", "expected [5, 2]"});
+}
+
+TEST_CASE("MlpScorer: states of the layer below are there if it reads them, and only then") {
+  for (bool reads : {false, true}) {
+    auto policies = sized<Handed>();
+    policies.router.scorer.state_size = 3;
+    policies.router.scorer.previous_states = reads;
+    Call<Handed> call({5, 6, 4, 0}, policies);
+    auto const forward = [&] { call.forward(); };
+    auto const backward = [&] { call.backward(); };
+    Rows<float> const states("states", 5, 3), d_states("d_states", 5, 3), wide("wide", 5, 4);
+    if (reads) {
+      unchanged(203, call, forward, {"inputs.scorer.previous_states is missing"});
+      call.inputs.scorer.previous_states = wide;
+      unchanged(201, call, forward, {"inputs.scorer.previous_states has extents [5, 4]", "expected [5, 3]"});
+      call.inputs.scorer.previous_states = states;
+      call.forward();
+      call.d_inputs.scorer.previous_states = wide;
+      unchanged(201, call, backward, {"d_inputs.scorer.previous_states has extents [5, 4]", "expected [5, 3]"});
+      call.d_inputs.scorer.previous_states = d_states;
+    } else {
+      call.inputs.scorer.previous_states = states;
+      unchanged(203, call, forward, {"inputs.scorer.previous_states is given", "previous_states is false"});
+      call.inputs.scorer.previous_states = {};
+      call.forward();
+      call.d_inputs.scorer.previous_states = d_states;
+      unchanged(203, call, backward, {"d_inputs.scorer.previous_states is given", "previous_states is false"});
+      call.d_inputs.scorer.previous_states = {};
+    }
+    call.inputs.scorer.d_states = wide;
+    unchanged(201, call, backward, {"inputs.scorer.d_states has extents [5, 4]", "expected [5, 3]"});
+    call.inputs.scorer.d_states = {};
+    REQUIRE_NOTHROW(call.backward());
+  }
 }

@@ -15,7 +15,9 @@
 #include <kokomo/router/given.hpp>
 #include <kokomo/router/group_limited_top_k.hpp>
 #include <kokomo/router/hash.hpp>
+#include <kokomo/router/mlp_scorer.hpp>
 #include <kokomo/router/normalized_scorer.hpp>
+#include <kokomo/router/product_key_scorer.hpp>
 #include <kokomo/router/top_2.hpp>
 #include <kokomo/space/latent.hpp>
 #include <kokomo/space/normalized_input.hpp>
@@ -52,6 +54,7 @@ template <class LayerT, class F> void refuses(int id, F const& change, std::init
   give_size(policies.experts);
   if constexpr (requires { policies.capacity.places; }) policies.capacity.places = 2;
   if constexpr (requires { policies.space.size; }) policies.space.size = 2;
+  if constexpr (requires { policies.router.scorer.state_size; }) policies.router.scorer.state_size = 5;
   if constexpr (requires { policies.router.selector.vocabulary; }) policies.router.selector.vocabulary = 9;
   if constexpr (requires { policies.router.selector.allowed_groups; })
     policies.router.selector.k = policies.router.selector.groups = policies.router.selector.allowed_groups = 2;
@@ -83,6 +86,10 @@ TEST_CASE("101: a size that is no size") {
   refuses<Shared>(101, [](auto&, auto& p) { p.experts.count = -3; }, {"shared experts = -3"});
   refuses<Shared>(101, [](auto&, auto& p) { p.experts.shared.intermediate = 0; }, {"intermediate size = 0"});
   refuses<Fills<Latent>>(101, [](auto&, auto& p) { p.space.size = 0; }, {"latent size = 0", "expected >= 1"});
+  using Mlp = Layer<Router<MlpScorer, TopK<>>>;
+  refuses<Mlp>(101, [](auto&, auto& p) { p.router.scorer.state_size = 0; }, {"state_size = 0", "expected >= 1"});
+  using Keys = Layer<Router<ProductKeyScorer, TopK<>>>;
+  refuses<Keys>(101, [](auto& shape, auto&) { shape.experts = 8; }, {"for 8 experts", "expected a square number"});
 }
 
 TEST_CASE("102: experts a token") {
@@ -138,6 +145,10 @@ TEST_CASE("106: a number outside of its range") {
                                                    {"softcap = -1"});
   refuses<Gates<SelectedSoftmaxGate>>(106, [](auto&, auto& p) { p.gate.scale = 0; },
                                       {"SelectedSoftmaxGate scale = 0", "expected another value"});
+  refuses<Layer<Router<MlpScorer, TopK<>>>>(106, [](auto&, auto& p) { p.router.scorer.epsilon = -1; },
+                                            {"MlpScorer epsilon = -1", ">= 0"});
+  refuses<Layer<Router<ProductKeyScorer, TopK<>>>>(106, [](auto&, auto& p) { p.router.scorer.linear.softcap = -1; },
+                                                   {"softcap = -1"});
   using Sparse = Layer<Router<LinearScorer, SparseMixer>, SparseMixerGate>;
   refuses<Sparse>(106, [](auto&, auto& p) { p.router.selector.epsilon = -1; }, {"SparseMixer epsilon = -1", ">= 0"});
   refuses<Sparse>(106, [](auto&, auto& p) { p.gate.epsilon = -1; }, {"SparseMixerGate epsilon = -1", ">= 0"});

@@ -3,6 +3,7 @@
 #define KOKOMO_TESTS_PROPERTIES_OWN_SOFTPLUS_GATE_HPP
 
 #include <kokomo/assignment.hpp>
+#include <kokomo/check.hpp>
 #include <kokomo/concepts.hpp>
 #include <kokomo/score.hpp>
 
@@ -55,6 +56,7 @@ struct SoftplusGate {
                          SoftplusGradient<T, Exec>{routing, a, d_weight, d_logits});
   }
 };
+static_assert(kokomo::GatePolicy<SoftplusGate>); // the contract is checked where the policy is written
 
 } // namespace own
 

@@ -3,6 +3,7 @@
 #define KOKOMO_TESTS_PROPERTIES_OWN_THRESHOLD_HPP
 
 #include <kokomo/assignment.hpp>
+#include <kokomo/check.hpp>
 #include <kokomo/concepts.hpp>
 #include <kokomo/error.hpp>
 
@@ -60,6 +61,7 @@ struct Threshold {
                          SelectAbove<GateScore, T, Exec>{routing, a, threshold, false});
   }
 };
+static_assert(kokomo::SelectorPolicy<Threshold>); // the contract is checked where the policy is written
 
 } // namespace own
 
