@@ -7,6 +7,7 @@
 
 #include <functional>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 /// One MoE block and the tokens that it is to be run on.
@@ -23,10 +24,10 @@ struct Block {
 
 /// What came out of it.
 struct Outcome {
-  std::vector<float> y;                             ///< [tokens, hidden]
-  std::vector<float> logits;                        ///< [tokens, columns]
-  std::vector<kokomo::offset_t> load;               ///< [experts] executed rows; identity and zero experts come last
-  std::vector<std::vector<kokomo::index_t>> chosen; ///< [tokens] each token's experts, ascending
+  std::vector<float> y;               ///< [tokens, hidden]
+  std::vector<float> logits;          ///< [tokens, columns]
+  std::vector<kokomo::offset_t> load; ///< [experts] executed rows; identity and zero experts come last
+  std::vector<std::vector<std::pair<kokomo::index_t, float>>> chosen; ///< [tokens] experts, ascending, and weights
   kokomo::Status status;
   double flop = 0;             ///< of the experts' products in one run
   std::vector<double> seconds; ///< of each timed run

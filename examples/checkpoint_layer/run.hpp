@@ -84,9 +84,12 @@ template <class Layer> Outcome run_layer(Block const& block) {
   auto const assignment = layer.saved(tape).assignment;
   auto const entries = to_host<kokomo::offset_t>(assignment.token_offsets);
   auto const experts = to_host<kokomo::index_t>(assignment.expert);
+  auto const weights = to_host<float>(assignment.weight);
+  outcome.chosen.resize(tokens);
   for (std::size_t t = 0; t < tokens; ++t) {
-    outcome.chosen.emplace_back(experts.begin() + entries[t], experts.begin() + entries[t + 1]);
-    std::sort(outcome.chosen.back().begin(), outcome.chosen.back().end());
+    for (auto i = std::size_t(entries[t]); i < std::size_t(entries[t + 1]); ++i)
+      outcome.chosen[t].emplace_back(experts[i], weights[i]);
+    std::sort(outcome.chosen[t].begin(), outcome.chosen[t].end());
   }
   auto const offsets = to_host<kokomo::offset_t>(assignment.expert_offsets);
   for (std::size_t e = 1; e < offsets.size(); ++e) outcome.load.push_back(offsets[e] - offsets[e - 1]);
