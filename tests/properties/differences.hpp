@@ -23,7 +23,7 @@ inline void check_directions(std::string const& name, std::vector<double>& value
   INFO(name);
   double const h = 1e-5;
   auto const at = values;
-  for (unsigned seed : {1u, 2u, 3u}) {
+  for (unsigned seed : {1u, 2u}) {
     auto const direction = random_numbers(values.size(), seed);
     double expected = 0, slope[2];
     for (std::size_t i = 0; i < values.size(); ++i) expected += gradient[i] * direction[i];
@@ -38,6 +38,7 @@ inline void check_directions(std::string const& name, std::vector<double>& value
 
 /// Every gradient of one batch.
 inline void check_gradients(Machine& machine, Batch batch) {
+  machine.workers = 1; // the smallest workspace to poison
   auto const result = machine.run(batch, Pass::forward_and_backward);
   auto const f = [&] { return objective(machine, batch); };
   check_directions("x", batch.x, result.dx, f);

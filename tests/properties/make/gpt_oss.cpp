@@ -14,6 +14,7 @@ template <class T> std::unique_ptr<Machine> make::gpt_oss(Setup const& setup) {
   typename Layer::Policies policies;
   policies.router.scorer.bias = true;
   policies.router.selector.k = setup.k;
+  policies.gate.scale = 1.25f;
   policies.experts.intermediate = 8;
   policies.experts.bias = true;
   policies.experts.gate_up = GateUp::interleaved;
