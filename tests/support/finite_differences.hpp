@@ -42,7 +42,7 @@ template <class F> void check_gradients(F& fixture, double bound = 1e-6) {
   double const value = std::abs(objective(fixture)) + norm(flat(base.y)) * norm(in_double(to_host(fixture.dy)));
 
   // Thousands of tiny kernels: one thread runs them without waiting for another on a busy machine.
-  Exec const all_threads = fixture.exec;
+  auto const all_threads = fixture.exec;
   if (all_threads.concurrency() > 1) fixture.exec = Kokkos::Experimental::partition_space(all_threads, 1, 1)[0];
   bool same_choices = true;
   auto const choices = [&] {

@@ -86,6 +86,7 @@ template <class V> void poison_view(V const& view) {
 /// A layer with everything that it works on, filled from a seed.
 template <class LayerT> struct Fixture {
   using Layer = LayerT;
+  using Exec = typename Layer::Exec;
   using T = typename Layer::Storage;
   using Policies = typename Layer::Policies;
   using Batch = OwnedMatrix<T, Exec>;
