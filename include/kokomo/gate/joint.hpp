@@ -5,6 +5,7 @@
 #include <kokomo/assignment.hpp>
 #include <kokomo/concepts.hpp>
 #include <kokomo/detail/launch.hpp>
+#include <kokomo/error.hpp>
 #include <kokomo/score.hpp>
 
 namespace kokomo::inline v0 {

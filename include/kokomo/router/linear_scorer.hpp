@@ -3,6 +3,7 @@
 #define KOKOMO_ROUTER_LINEAR_SCORER_HPP
 
 #include <kokomo/concepts.hpp>
+#include <kokomo/detail/launch.hpp>
 #include <kokomo/detail/linear.hpp>
 #include <kokomo/error.hpp>
 
