@@ -90,8 +90,11 @@ void check(typename LayerT::Policies const& policies, offset_t tokens = 33, offs
   if (router_hidden > 0) inputs.router_input = router, d_inputs.router_input = d_router;
   Kokkos::View<index_t**, Kokkos::LayoutRight, Exec> const given("given", std::size_t(tokens),
                                                                  std::size_t(layer.sizes().per_token));
-  if constexpr (requires { inputs.scorer.previous_states; })
-    inputs.scorer.previous_states = random(tokens, policies.router.scorer.state_size);
+  Rows previous_states; // outlives the calls that read it
+  if constexpr (requires { inputs.scorer.previous_states; }) {
+    previous_states = random(tokens, policies.router.scorer.state_size);
+    inputs.scorer.previous_states = previous_states;
+  }
   if constexpr (requires { inputs.selector.token_ids; }) inputs.selector.token_ids = ids;
   if constexpr (requires { inputs.selector.experts; }) inputs.selector.experts = given;
 
