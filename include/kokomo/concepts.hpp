@@ -105,6 +105,21 @@ concept BiasesSelection = requires(Balancer const& b, state_t<Balancer, T, Exec>
   b.template bias<T, Exec>(state);
 };
 
+template <class Balancer, class GateScore, class T, class Exec>
+concept PreparesSelection = requires(Balancer const& b, Exec const& exec, Routing<T, Exec> const& routing,
+                                     state_t<Balancer, T, Exec> const& state, saved_t<Balancer, T, Exec> const& saved) {
+  b.template prepare<GateScore, T>(exec, routing, state, saved);
+};
+
+/// A loss of the layer's parameters, not of what was routed.
+template <class Balancer, class LayerParameters, class T, class Exec>
+concept ObservesParameters = requires(Balancer const& b, Exec const& exec, LayerParameters const& parameters,
+                                      Routing<T, Exec> const& routing, saved_t<Balancer, T, Exec> const& saved,
+                                      Vector<compute_t<T>, Exec> const& loss) {
+  b.template observe_parameters<T>(exec, parameters, routing, saved, loss);
+  b.template backward_parameters<T>(exec, parameters, routing, saved, parameters);
+};
+
 template <class Balancer, class T, class Exec>
 concept ObservesRouting = requires(Balancer const& b, Exec const& exec, Routing<T, Exec> const& routing,
                                    Assignment<T, Exec> const& a, state_t<Balancer, T, Exec> const& state,
@@ -123,6 +138,33 @@ template <class Balancer, class T, class Exec>
 concept Steps = requires(Balancer const& b, Exec const& exec, state_t<Balancer, T, Exec> const& state) {
   b.template step<T>(exec, state);
 };
+
+/// An adjustment that leaves experts out of selection.
+template <class Adjust, class T, class Exec>
+concept MasksExperts = requires(Adjust const& p, state_t<Adjust, T, Exec> const& state,
+                                saved_t<Adjust, T, Exec> const& saved) {
+  p.template expert_mask<T, Exec>(state, saved);
+};
+
+/// A selector that bounds the entries of a batch more closely than tokens times the most of one token.
+template <class Selector>
+concept BoundsBatch = requires(Selector const& p, Sizes const& sizes) {
+  offset_t(p.entries(sizes));
+};
+
+/// A scorer whose logits are not one a routed expert.
+template <class Scorer>
+concept CountsColumns = requires(Scorer const& p, Sizes const& sizes) {
+  index_t(p.columns(sizes));
+};
+
+/// Whether a policy lets no token's result depend on later tokens of the batch.
+template <class Policy> constexpr bool is_causal() {
+  if constexpr (requires { Policy::causal; })
+    return Policy::causal;
+  else
+    return true;
+}
 
 /// A Space whose experts' sum is mapped back: its Saved holds `combined`.
 template <class Space, class T, class Exec>

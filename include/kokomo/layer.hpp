@@ -2,6 +2,7 @@
 #ifndef KOKOMO_LAYER_HPP
 #define KOKOMO_LAYER_HPP
 
+#include <kokomo/adjust/no_adjustment.hpp>
 #include <kokomo/argument.hpp>
 #include <kokomo/assignment.hpp>
 #include <kokomo/balancer/no_balancer.hpp>
@@ -30,7 +31,7 @@ namespace kokomo::inline v0 {
 
 /// A mixture-of-experts layer, composed from policies:
 ///
-///     router input ─► scorer ─► logits ─► selector ─► Assignment ─► capacity ─► gate ─► weights
+///     router input ─► scorer ─► logits (─► adjust) ─► selector ─► Assignment ─► capacity ─► gate ─► weights
 ///     x ─► space ─► experts (grouped by expert) ─► combine ─► y
 ///
 /// A layer holds settings only and is re-entrant: weights, gradients, state, workspace and tape are the caller's.
@@ -43,7 +44,7 @@ namespace kokomo::inline v0 {
 /// \tparam ExpertsT what is computed there, WithShared<...> for experts that every token visits
 /// \tparam T        storage type of experts and activations: float, bfloat16, float16, double
 /// \tparam ExecT    Kokkos execution space
-/// \tparam SlotPolicies policies of further slots in any order: capacity, space, combine
+/// \tparam SlotPolicies policies of further slots in any order: adjust, capacity, space, combine
 template <class RouterT = Router<LinearScorer, TopK<>>, class GateT = SoftmaxGate, class BalancerT = NoBalancer,
           class ExpertsT = SwiGluExperts, class T = float, class ExecT = Kokkos::DefaultExecutionSpace,
           class... SlotPolicies>
@@ -56,6 +57,7 @@ public:
   using Balancer = BalancerT;
   using Experts = ExpertsT;
   using Routed = detail::routed_t<Experts>;
+  using Adjust = slot_t<slots::adjust, NoAdjustment, SlotPolicies...>;
   using Capacity = slot_t<slots::capacity, NoCapacity, SlotPolicies...>;
   using Space = slot_t<slots::space, SameSpace, SlotPolicies...>;
   using Combine = slot_t<slots::combine, WeightedSum, SlotPolicies...>;
@@ -64,10 +66,15 @@ public:
   using Exec = ExecT;
 
   static constexpr bool has_shared = !std::is_same_v<Routed, Experts>;
+  static constexpr bool has_adjust = !std::is_same_v<Adjust, NoAdjustment>;
   static constexpr bool has_capacity = !std::is_same_v<Capacity, NoCapacity>;
   static constexpr bool has_space = !std::is_same_v<Space, SameSpace>;
   static constexpr bool weighs_input = detail::weighs_input<Gate>();
   static constexpr bool weighs_shared = requires { Gate::weighs_shared; };
+  /// No token's output depends on later tokens of the batch. Policies that break this say `causal = false`.
+  static constexpr bool causal = detail::is_causal<Scorer>() && detail::is_causal<Selector>() &&
+                                 detail::is_causal<Gate>() && detail::is_causal<Balancer>() &&
+                                 detail::is_causal<Adjust>() && detail::is_causal<Capacity>();
 
   /// The settings of all policies.
   struct Policies {
@@ -75,6 +82,7 @@ public:
     Gate gate{};
     Balancer balancer{};
     Experts experts{};
+    Adjust adjust{};
     Capacity capacity{};
     Space space{};
     Combine combine{};
@@ -86,6 +94,7 @@ public:
     parameters_t<Gate, T, Exec> gate;
     parameters_t<Routed, T, Exec> experts;
     std::conditional_t<has_shared, parameters_t<Experts, T, Exec>, Nothing> shared;
+    parameters_t<Adjust, T, Exec> adjust;
     parameters_t<Space, T, Exec> space;
     parameters_t<Combine, T, Exec> combine;
 
@@ -95,6 +104,7 @@ public:
       gate.for_each(f, "gate.");
       experts.for_each(f, "experts.");
       shared.for_each(f, "shared.");
+      adjust.for_each(f, "adjust.");
       space.for_each(f, "space.");
       combine.for_each(f, "combine.");
     }
@@ -104,10 +114,12 @@ public:
   struct State {
     state_t<Selector, T, Exec> selector;
     state_t<Balancer, T, Exec> balancer;
+    state_t<Adjust, T, Exec> adjust;
 
     template <class F> void for_each(F&& f) const {
       selector.for_each(f, "selector.");
       balancer.for_each(f, "balancer.");
+      adjust.for_each(f, "adjust.");
     }
   };
 
@@ -117,6 +129,7 @@ public:
     MatrixArgument<T const, Exec> router_input{};     ///< [tokens, router_hidden]; not given: x
     VectorArgument<index_t const, Exec> token_mask{}; ///< [tokens], 0: not routed (padding); not given: all are
     inputs_t<Scorer, T, Exec> scorer{};
+    inputs_t<Adjust, T, Exec> adjust{};
     inputs_t<Selector, T, Exec> selector{};
     inputs_t<Gate, T, Exec> gate{};
     Mode mode = Mode::inference;
@@ -133,12 +146,14 @@ public:
 
   /// What forward leaves in a tape, as Views into it.
   struct Saved {
-    Matrix<Compute, Exec> logits; ///< [tokens, columns]
+    Matrix<Compute, Exec> logits; ///< [tokens, columns] what was routed by
+    Matrix<Compute, Exec> scored; ///< [tokens, columns] the scorer's, where an adjustment follows; else the same memory
     Assignment<T, Exec> assignment;
     Vector<Compute, Exec> loss;    ///< [1] sum of the balancers' losses, coefficients included
     Vector<Status, Exec> status;   ///< [1]
     Vector<offset_t, Exec> chosen; ///< [1] entries before capacity
     saved_t<Scorer, T, Exec> scorer;
+    saved_t<Adjust, T, Exec> adjust;
     saved_t<Gate, T, Exec> gate;
     saved_t<Balancer, T, Exec> balancer;
     saved_t<Space, T, Exec> space;
@@ -159,11 +174,15 @@ public:
     detail::check_settings(policies.experts, m_sizes); // first: the number of experts depends on them
     detail::check_settings(policies.router.selector, m_sizes);
     m_sizes.per_token = policies.router.selector.entries_per_token(m_sizes);
-    detail::require(
-        shape.tokens <= std::numeric_limits<index_t>::max() / 2 / Kokkos::max(m_sizes.per_token, offset_t(1)), 105,
-        "shape.tokens = ", shape.tokens, " of ", m_sizes.per_token, " entries each, expected at most 2^30 entries");
+    detail::require(detail::BoundsBatch<Selector> ||
+                        shape.tokens <= most_entries / Kokkos::max(m_sizes.per_token, offset_t(1)),
+                    105, "shape.tokens = ", shape.tokens, " of ", m_sizes.per_token,
+                    " entries each, expected at most 2^30 entries");
     m_sizes = sizes_of(shape.tokens);
+    detail::require(m_sizes.entries <= most_entries, 105, "a batch has up to ", m_sizes.entries,
+                    " entries, expected at most 2^30");
     detail::check_settings(policies.router.scorer, m_sizes);
+    detail::check_settings(policies.adjust, m_sizes);
     detail::check_settings(policies.gate, m_sizes);
     detail::check_settings(policies.balancer, m_sizes);
     detail::check_settings(policies.capacity, m_sizes);
@@ -264,6 +283,7 @@ public:
   }
 
 private:
+  static constexpr offset_t most_entries = std::numeric_limits<index_t>::max() / 2;
   struct ForwardScratch;
   struct BackwardScratch;
 
@@ -276,13 +296,17 @@ private:
     sizes.experts = routed().routed(sizes.weighted);
     if constexpr (has_shared) sizes.shared = m_policies.experts.count;
     sizes.columns = sizes.experts + (weighs_shared ? sizes.shared : 0);
+    if constexpr (detail::CountsColumns<Scorer>) sizes.columns = m_policies.router.scorer.columns(sizes);
     return sizes;
   }
   Sizes sizes_of(offset_t tokens) const {
     Sizes sizes = base_sizes();
     sizes.tokens = tokens;
     sizes.per_token = m_sizes.per_token;
-    sizes.entries = tokens * sizes.per_token;
+    if constexpr (detail::BoundsBatch<Selector>)
+      sizes.entries = m_policies.router.selector.entries(sizes);
+    else
+      sizes.entries = tokens * sizes.per_token;
     return sizes;
   }
   /// Sizes as the routed experts see them: in their own space.
@@ -300,6 +324,11 @@ private:
   Parameters parameters(Allocator<Exec> const& allocate) const;
   State state(Allocator<Exec> const& allocate) const;
   Saved lay_out(detail::Arena& arena, Sizes const& sizes) const;
+  inputs_t<Scorer, T, Exec> scorer_inputs(Inputs const& inputs, Mode mode, std::uint64_t step) const {
+    auto in = inputs.scorer;
+    if constexpr (std::is_base_of_v<CallInfo, decltype(in)>) static_cast<CallInfo&>(in) = {mode, step};
+    return in;
+  }
   Routing<T, Exec> routing(State const& state, Inputs const& inputs, Saved const& saved, Sizes const& sizes, Mode mode,
                            std::uint64_t step) const;
   static detail::MemoryRanges memory_of(Parameters const& parameters, State const& state, Inputs const& inputs);

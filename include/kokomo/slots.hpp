@@ -9,6 +9,7 @@ namespace kokomo::inline v0 {
 /// Slots with defaults that most layers never name. A policy says which one it fills by `using slot = ...;`, so that a
 /// layer lists those it wants in any order behind the execution space.
 namespace slots {
+struct adjust {};   ///< what happens to logits between scorer and selector
 struct capacity {}; ///< how many tokens an expert takes
 struct space {};    ///< how a token enters and leaves the experts' space
 struct combine {};  ///< how the experts' outputs become the layer's

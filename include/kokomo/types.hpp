@@ -56,6 +56,13 @@ struct Shape {
 /// Training and inference differ as an argument of a call, never as a global.
 enum class Mode { inference, training };
 
+/// What a scorer's Inputs inherit from if it does something else in training, or draws random numbers: the layer fills
+/// it in from the call.
+struct CallInfo {
+  Mode mode = Mode::inference;
+  std::uint64_t step = 0;
+};
+
 /// Whether backward replaces what stands in the gradients or adds to it.
 enum class Write { overwrite, add };
 
@@ -66,10 +73,10 @@ struct Sizes {
   offset_t router_width = 0; ///< columns of the router's input
   index_t experts = 0;       ///< routed experts that can be chosen, zero-computation ones included
   index_t weighted = 0;      ///< of these, experts with weights
-  index_t columns = 0;       ///< logits a token: experts, and shared experts where the router scores those too
+  index_t columns = 0;       ///< logits a token: what the scorer says, else experts and jointly weighed shared ones
   index_t shared = 0;        ///< shared experts
   offset_t per_token = 0;    ///< most entries of one token
-  offset_t entries = 0;      ///< tokens * per_token
+  offset_t entries = 0;      ///< most entries of a batch: what the selector says, else tokens * per_token
   int workers = 0;           ///< host worker threads; 0 on a device
 };
 

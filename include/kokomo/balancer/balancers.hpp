@@ -21,6 +21,8 @@ concept HasBias = requires(Policy const& p) {
 ///
 ///     kokomo::Balancers<kokomo::SelectionBias, kokomo::ZLoss>{{{.rate = 1e-3f}, {.coefficient = 1e-4f}}}
 template <class... Parts> struct Balancers {
+  static constexpr bool causal = (detail::is_causal<Parts>() && ...);
+
   std::tuple<Parts...> parts{};
 
   template <class T, class Exec> struct State {
@@ -65,6 +67,16 @@ template <class... Parts> struct Balancers {
     });
     return found;
   }
+  template <class GateScore, class T, class Exec>
+  void prepare(Exec const& exec, Routing<T, Exec> const& routing, State<T, Exec> const& state,
+               Saved<T, Exec> const& saved) const {
+    for_each_part([&]<std::size_t I>(auto const& p) {
+      auto const& s = std::get<I>(state.parts);
+      auto const& kept = std::get<I>(saved.parts);
+      if constexpr (detail::PreparesSelection<std::remove_cvref_t<decltype(p)>, GateScore, T, Exec>)
+        p.template prepare<GateScore, T>(exec, routing, s, kept);
+    });
+  }
   template <class T, class Exec>
   void observe(Exec const& exec, Routing<T, Exec> const& routing, Assignment<T, Exec> const& a,
                State<T, Exec> const& state, Saved<T, Exec> const& saved, Vector<compute_t<T>, Exec> const& loss) const {
@@ -82,6 +94,24 @@ template <class... Parts> struct Balancers {
       auto const& kept = std::get<I>(saved.parts);
       if constexpr (detail::HasLossGradient<std::remove_cvref_t<decltype(p)>, T, Exec>)
         p.backward(exec, routing, a, kept, d_logits);
+    });
+  }
+  template <class T, class Exec, class Parameters>
+  void observe_parameters(Exec const& exec, Parameters const& parameters, Routing<T, Exec> const& routing,
+                          Saved<T, Exec> const& saved, Vector<compute_t<T>, Exec> const& loss) const {
+    for_each_part([&]<std::size_t I>(auto const& p) {
+      auto const& kept = std::get<I>(saved.parts);
+      if constexpr (detail::ObservesParameters<std::remove_cvref_t<decltype(p)>, Parameters, T, Exec>)
+        p.template observe_parameters<T>(exec, parameters, routing, kept, loss);
+    });
+  }
+  template <class T, class Exec, class Parameters>
+  void backward_parameters(Exec const& exec, Parameters const& parameters, Routing<T, Exec> const& routing,
+                           Saved<T, Exec> const& saved, Parameters const& grads) const {
+    for_each_part([&]<std::size_t I>(auto const& p) {
+      auto const& kept = std::get<I>(saved.parts);
+      if constexpr (detail::ObservesParameters<std::remove_cvref_t<decltype(p)>, Parameters, T, Exec>)
+        p.template backward_parameters<T>(exec, parameters, routing, kept, grads);
     });
   }
   template <class T, class Exec> void step(Exec const& exec, State<T, Exec> const& state) const {

@@ -98,14 +98,19 @@ void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, Stat
                                          grads.gate, write, scratch.gate);
   if constexpr (detail::HasLossGradient<Balancer, T, Exec>)
     m_policies.balancer.template backward<T>(exec, routing, a, saved.balancer, scratch.d_logits);
+  if constexpr (has_adjust)
+    m_policies.adjust.template adjust_backward<T>(exec, parameters.adjust, routing, inputs.adjust, saved.adjust,
+                                                  scratch.d_logits, grads.adjust, write);
 
   if (own_router_input)
     detail::fill(exec, "kokomo::Layer::reset", scratch.d_router_input.data(), offset_t(scratch.d_router_input.size()),
                  0);
-  m_policies.router.scorer.template backward<T>(exec, parameters.router, router_input(inputs, sizes), inputs.scorer,
-                                                saved.logits, scratch.d_logits,
-                                                own_router_input ? scratch.d_router_input : scratch.dx, d_inputs.scorer,
-                                                grads.router, write, saved.scorer, scratch.scorer, scratch.workers);
+  m_policies.router.scorer.template backward<T>(
+      exec, parameters.router, router_input(inputs, sizes), scorer_inputs(inputs, tape.mode(), tape.step()),
+      saved.scored, scratch.d_logits, own_router_input ? scratch.d_router_input : scratch.dx, d_inputs.scorer,
+      grads.router, write, saved.scorer, scratch.scorer, scratch.workers);
+  if constexpr (detail::ObservesParameters<Balancer, Parameters, T, Exec>)
+    m_policies.balancer.template backward_parameters<T>(exec, parameters, routing, saved.balancer, grads);
 
   detail::convert(exec, "kokomo::Layer::dx", scratch.dx.data(), dx_out.data(), offset_t(dx_out.size()));
   if (own_router_input) {

@@ -13,6 +13,8 @@ auto KOKOMO_LAYER::routing(State const& state, Inputs const& inputs, Saved const
   routing.logits = saved.logits;
   if constexpr (detail::BiasesSelection<Balancer, T, Exec>)
     routing.bias = m_policies.balancer.template bias<T, Exec>(state.balancer);
+  if constexpr (detail::MasksExperts<Adjust, T, Exec>)
+    routing.expert_mask = m_policies.adjust.template expert_mask<T, Exec>(state.adjust, saved.adjust);
   if (inputs.token_mask.given()) routing.token_mask = inputs.token_mask.checked("inputs.token_mask", {sizes.tokens});
   routing.status = saved.status.data();
   routing.sizes = sizes;
@@ -39,6 +41,8 @@ void KOKOMO_LAYER::check_call(Parameters const& parameters, State const& state, 
   if constexpr (detail::ChecksInputs<Selector, T, Exec>)
     m_policies.router.selector.template check_inputs<T, Exec>(inputs.selector, sizes);
   if constexpr (detail::ChecksInputs<Gate, T, Exec>) m_policies.gate.template check_inputs<T, Exec>(inputs.gate, sizes);
+  if constexpr (detail::ChecksInputs<Adjust, T, Exec>)
+    m_policies.adjust.template check_inputs<T, Exec>(inputs.adjust, sizes);
   detail::check_extents("parameters", parameters, m_parameter_extents);
   detail::check_extents("state", state, m_state_extents);
   require(!detail::runs_on_host_v<Exec> || workspace.workers() >= 1, 205, "the workspace has room for ",
@@ -72,8 +76,12 @@ void KOKOMO_LAYER::route(Exec const& exec, State const& state, Parameters const&
     detail::for_each(exec, "kokomo::Layer::record", 1, detail::RecordChosen<T, Exec>{a, saved.chosen.data()});
     if constexpr (detail::ObservesRouting<Balancer, T, Exec>)
       m_policies.balancer.template observe<T>(exec, routing, a, state.balancer, saved.balancer, saved.loss);
+    if constexpr (detail::ObservesParameters<Balancer, Parameters, T, Exec>)
+      m_policies.balancer.template observe_parameters<T>(exec, parameters, routing, saved.balancer, saved.loss);
   };
 
+  if constexpr (detail::PreparesSelection<Balancer, Score, T, Exec>)
+    m_policies.balancer.template prepare<Score, T>(exec, routing, state.balancer, saved.balancer);
   m_policies.router.selector.template select<Score>(exec, routing, state.selector, inputs.selector, a,
                                                     scratch.selector);
   if constexpr (has_capacity) {
@@ -134,9 +142,16 @@ void KOKOMO_LAYER::forward(Exec const& exec, Parameters const& parameters, State
 
   detail::for_each(exec, "kokomo::Layer::reset", 1, detail::ResetStatus{saved.status.data()});
   detail::fill(exec, "kokomo::Layer::reset", saved.loss.data(), 1, 0);
-  m_policies.router.scorer.template forward<T>(exec, parameters.router, router_input(inputs, sizes), inputs.scorer,
-                                               saved.logits, saved.scorer, scratch.scorer, scratch.workers);
+  m_policies.router.scorer.template forward<T>(exec, parameters.router, router_input(inputs, sizes),
+                                               scorer_inputs(inputs, inputs.mode, inputs.step), saved.scored,
+                                               saved.scorer, scratch.scorer, scratch.workers);
   auto const routing = this->routing(state, inputs, saved, sizes, inputs.mode, inputs.step);
+  if constexpr (has_adjust) {
+    detail::convert(exec, "kokomo::Layer::adjust", saved.scored.data(), saved.logits.data(),
+                    offset_t(saved.logits.size()));
+    m_policies.adjust.template adjust<T>(exec, parameters.adjust, routing, state.adjust, inputs.adjust, saved.logits,
+                                         saved.adjust);
+  }
   detail::for_each(exec, "kokomo::Layer::count_non_finite", sizes.tokens, detail::CountNonFinite<T, Exec>{routing});
   route(exec, state, parameters, inputs, routing, saved, scratch);
 

@@ -19,6 +19,7 @@ auto KOKOMO_LAYER::parameters(Allocator<Exec> const& allocate) const -> Paramete
   p.gate = make<decltype(p.gate)>(allocate, m_policies.gate, m_sizes);
   p.experts = make<decltype(p.experts)>(allocate, routed(), inner);
   if constexpr (has_shared) p.shared = make<decltype(p.shared)>(allocate, m_policies.experts, m_sizes);
+  p.adjust = make<decltype(p.adjust)>(allocate, m_policies.adjust, m_sizes);
   p.space = make<decltype(p.space)>(allocate, m_policies.space, m_sizes);
   p.combine = make<decltype(p.combine)>(allocate, m_policies.combine, m_sizes);
   return p;
@@ -29,6 +30,7 @@ auto KOKOMO_LAYER::state(Allocator<Exec> const& allocate) const -> State {
   State s;
   s.selector = detail::make<decltype(s.selector)>(allocate, m_policies.router.selector, m_sizes);
   s.balancer = detail::make<decltype(s.balancer)>(allocate, m_policies.balancer, m_sizes);
+  s.adjust = detail::make<decltype(s.adjust)>(allocate, m_policies.adjust, m_sizes);
   return s;
 }
 
@@ -37,6 +39,7 @@ auto KOKOMO_LAYER::lay_out(detail::Arena& arena, Sizes const& sizes) const -> Sa
   using detail::make;
   // members are laid out in the order of these statements, the same whenever the sizes are
   Matrix<Compute, Exec> const logits = arena.matrix<Compute, Exec>(sizes.tokens, sizes.columns);
+  auto const scored = has_adjust ? arena.matrix<Compute, Exec>(sizes.tokens, sizes.columns) : logits;
   Assignment<T, Exec> const assignment(arena, sizes.tokens, sizes.experts, sizes.entries);
   Vector<Compute, Exec> const loss = arena.vector<Compute, Exec>(1);
   Vector<Status, Exec> const status = arena.vector<Status, Exec>(1);
@@ -48,11 +51,13 @@ auto KOKOMO_LAYER::lay_out(detail::Arena& arena, Sizes const& sizes) const -> Sa
       return Nothing{};
   };
   return Saved{logits,
+               scored,
                assignment,
                loss,
                status,
                chosen,
                make<saved_t<Scorer, T, Exec>>(arena, m_policies.router.scorer, sizes),
+               make<saved_t<Adjust, T, Exec>>(arena, m_policies.adjust, sizes),
                make<saved_t<Gate, T, Exec>>(arena, m_policies.gate, sizes),
                make<saved_t<Balancer, T, Exec>>(arena, m_policies.balancer, sizes),
                make<saved_t<Space, T, Exec>>(arena, m_policies.space, sizes),

@@ -36,7 +36,8 @@ template <class C> KOKKOS_FUNCTION Rank<C> next_best(C const* values, index_t n,
   return best;
 }
 
-/// Writes what selection compares for one token: score (or logit) plus the balancer's bias.
+/// Writes what selection compares for one token: score (or logit) plus the balancer's bias; -infinity for an expert that
+/// the mask excludes.
 /// \tparam Rounding storage type that the published code compares in, or the compute type
 template <class Score, class Rounding, class T, class Exec>
 KOKKOS_FUNCTION void write_ranks(Routing<T, Exec> const& routing, offset_t token, compute_t<T>* ranks) {
@@ -46,7 +47,8 @@ KOKKOS_FUNCTION void write_ranks(Routing<T, Exec> const& routing, offset_t token
   bool const biased = routing.bias.data() != nullptr;
   for (index_t e = 0; e < n; ++e) {
     auto const score = rounded_to<Rounding>(Score::value(row, z[e]));
-    ranks[e] = rankable(biased ? score + routing.bias[e] : score);
+    ranks[e] = routing.selectable(e) ? rankable(biased ? score + routing.bias[e] : score)
+                                     : -Kokkos::Experimental::infinity_v<compute_t<T>>;
   }
 }
 

@@ -53,7 +53,7 @@ template <class Score, class Rounding, int K, class T, class Exec> struct Select
     auto pick = ahead_of_all<compute_t<T>>();
     for (int j = 0; j < k; ++j) {
       pick = next_best(row, routing.sizes.experts, pick);
-      a.choose(first + j, pick.index);
+      a.choose(first + j, routing.selectable(pick.index) ? pick.index : none);
     }
   }
 };
