@@ -2,6 +2,7 @@
 #ifndef KOKOMO_SCORE_HPP
 #define KOKOMO_SCORE_HPP
 
+#include <kokomo/detail/exponential.hpp>
 #include <kokomo/types.hpp>
 
 namespace kokomo::inline v0 {
@@ -48,7 +49,7 @@ template <class Derived> struct ElementwiseScore {
 
 template <class C> KOKKOS_FUNCTION C sigmoid(C z) {
   // exp of a negative number only: no overflow for any z
-  C const e = Kokkos::exp(-Kokkos::abs(z));
+  C const e = exp_of_negative(-Kokkos::abs(z));
   return (z < C(0) ? e : C(1)) / (C(1) + e);
 }
 } // namespace detail

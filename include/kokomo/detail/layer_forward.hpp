@@ -156,11 +156,18 @@ void KOKOMO_LAYER::forward(Exec const& exec, Parameters const& parameters, State
   route(exec, state, parameters, inputs, routing, saved, scratch);
 
   if constexpr (has_space) m_policies.space.template enter<T>(exec, parameters.space, x, saved.space, scratch.workers);
-  routed().template forward<T>(exec, parameters.experts, expert_rows(inputs, saved, sizes, scratch.workers),
-                               scratch.rows, saved.experts, scratch.experts);
   Compute* combined = scratch.routed.data();
   if constexpr (detail::MapsBack<Space, T, Exec>) combined = saved.space.combined.data();
-  detail::gather_sum(exec, "kokomo::Layer::combine", a, scratch.rows.data(), combined, width, !weighs_input);
+  auto const rows = expert_rows(inputs, saved, sizes, scratch.workers);
+  if constexpr (combines_rows) {
+    detail::CombinedRows<Compute> const target{combined, sizes.tokens, a.token_of_row.data(),
+                                               weighs_input ? nullptr : a.weight_of_row.data()};
+    routed().template forward_combined<T>(exec, parameters.experts, rows, target, width, saved.experts,
+                                          scratch.experts);
+  } else {
+    routed().template forward<T>(exec, parameters.experts, rows, scratch.rows, saved.experts, scratch.experts);
+    detail::gather_sum(exec, "kokomo::Layer::combine", a, scratch.rows.data(), combined, width, !weighs_input);
+  }
   if constexpr (detail::MapsBack<Space, T, Exec>)
     m_policies.space.template leave<T>(exec, parameters.space, scratch.routed, saved.space, scratch.workers);
 

@@ -78,9 +78,9 @@ KOKOMO_LAYER_TEMPLATE
 struct KOKOMO_LAYER::ForwardScratch {
   detail::WorkerScratch workers;
   Matrix<index_t, Exec> block_counts; // [blocks, experts] of the counting sort
-  Matrix<Compute, Exec> rows;         // [entries, expert width] the experts' outputs
-  Matrix<Compute, Exec> routed;       // [tokens, hidden] their weighted sum
-  Matrix<Compute, Exec> shared_out;   // [tokens, hidden]
+  Matrix<Compute, Exec> rows;       // [entries, expert width] the experts' outputs, unless they sum them up themselves
+  Matrix<Compute, Exec> routed;     // [tokens, hidden] their weighted sum
+  Matrix<Compute, Exec> shared_out; // [tokens, hidden]
   scratch_t<Scorer, T, Exec> scorer;
   scratch_t<Selector, T, Exec> selector;
   scratch_t<Capacity, T, Exec> capacity;
@@ -90,7 +90,7 @@ struct KOKOMO_LAYER::ForwardScratch {
   ForwardScratch(detail::Arena& arena, Layer const& layer, Sizes const& sizes, int worker_count)
       : workers(detail::worker_scratch(arena, detail::product_scratch_bytes<Compute, Exec>(), worker_count)),
         block_counts(arena.matrix<index_t, Exec>(detail::grouping_blocks(sizes.tokens), sizes.experts)),
-        rows(arena.matrix<Compute, Exec>(sizes.entries, layer.expert_sizes(sizes).hidden)),
+        rows(arena.matrix<Compute, Exec>(combines_rows ? 0 : sizes.entries, layer.expert_sizes(sizes).hidden)),
         routed(arena.matrix<Compute, Exec>(sizes.tokens, sizes.hidden)),
         shared_out(arena.matrix<Compute, Exec>(has_shared ? sizes.tokens : 0, sizes.hidden)),
         scorer(detail::make<decltype(scorer)>(arena, layer.m_policies.router.scorer, sizes)),

@@ -69,6 +69,15 @@ template <class S> struct RowTarget {
   offset_t stride = 0;
 };
 
+/// Where the rows of experts go: row r is added, `weight_of_row[r]` times (null: once), to row token_of_row[r] of `data`
+/// [tokens, width].
+template <class C> struct CombinedRows {
+  C* data = nullptr;
+  offset_t tokens = 0;
+  index_t const* token_of_row = nullptr;
+  C const* weight_of_row = nullptr;
+};
+
 /// Memory of the arena for kernels that need some for each worker thread (host only; empty on devices).
 struct WorkerScratch {
   std::byte* data = nullptr;

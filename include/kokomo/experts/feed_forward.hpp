@@ -3,6 +3,7 @@
 #define KOKOMO_EXPERTS_FEED_FORWARD_HPP
 
 #include <kokomo/concepts.hpp>
+#include <kokomo/detail/host/feed_forward.hpp>
 #include <kokomo/detail/launch.hpp>
 #include <kokomo/detail/product.hpp>
 #include <kokomo/error.hpp>
@@ -234,6 +235,35 @@ template <class ActivationT> struct FeedForwardExperts {
     detail::grouped_product(exec, "kokomo::FeedForwardExperts::down", in.rows, hidden_rows<T>(scratch.hidden.data()),
                             intermediate, constant(down.weight), constant(down.bias), width,
                             detail::RowTarget<compute_t<T>>{out.data(), width}, Write::overwrite, in.workers);
+  }
+
+  /// The same, each row weighted and added to its token's sum: what a host does in two launches, without the rows ever
+  /// lying in memory.
+  template <class T, class Exec>
+  requires(detail::runs_on_host_v<Exec>) void forward_combined(Exec const& exec, Parameters<T, Exec> const& parameters,
+                                                               ExpertRows<T, Exec> const& in,
+                                                               detail::CombinedRows<compute_t<T>> const& out,
+                                                               offset_t width, Saved<T, Exec> const& saved,
+                                                               Scratch<T, Exec> const& scratch) const {
+    using C = compute_t<T>;
+    using Weights = detail::host::UnpackedWeights<T, C>;
+    auto const set = detail::host::instruction_set();
+    auto const& kernel = detail::host::microkernel<C>(set);
+    auto const weights = [&](detail::Projection<T> const& p, offset_t columns) {
+      return Weights{constant(p.weight), columns, kernel.columns};
+    };
+    auto const up = up_projection(parameters, width), down = down_projection(parameters, width);
+    auto gate = up;
+    if constexpr (gated) gate = gate_projection(parameters, width);
+    detail::host::launch(exec, "kokomo::FeedForwardExperts::hidden", in.workers.workers,
+                         detail::host::HiddenLayer<T, Activation, Weights, detail::host::Microkernel<C>>{
+                             in.rows, in.x, width, intermediate, weights(gate, intermediate), weights(up, intermediate),
+                             constant(gate.bias), constant(up.bias), saved.pre.data(), scratch.hidden.data(),
+                             activation, in.workers, &kernel, set});
+    detail::host::launch(exec, "kokomo::FeedForwardExperts::combine_down", in.workers.workers,
+                         detail::host::CombineDown<T, Weights, detail::host::Microkernel<C>>{
+                             in.rows, scratch.hidden.data(), intermediate, width, weights(down, width),
+                             constant(down.bias), out, in.workers, &kernel});
   }
 
   template <class T, class Exec>

@@ -35,18 +35,32 @@ struct Prefetch {
 };
 
 /// c(i, j) (=|+=) sum_k a(i, k) * b(k, j) over the rows of one tile and the columns of one panel.
-/// a has row stride block_depth, c has row stride block_columns, b is packed: panel columns after panel columns.
+/// a has row stride block_depth, c has row stride block_columns, b is packed in storage type S: panel columns after panel
+/// columns, in the order of `panel_place`.
 /// Every element is one chain of multiply-adds in ascending k, whatever the height of its tile: a row gets the same
 /// bits wherever it stands in its group. Each k also prefetches one cache line of what is packed next.
-template <class C> using Tile = void (*)(offset_t depth, C const* a, C const* b, C* c, bool accumulate, Prefetch ahead);
+template <class C, class S>
+using Tile = void (*)(offset_t depth, C const* a, S const* b, C* c, bool accumulate, Prefetch ahead);
 
 /// The tiles of one instruction set: `tile[r]` does r rows, 1 <= r <= rows, of `columns` columns.
-template <class C> struct Microkernel {
+template <class C, class S = C> struct Microkernel {
+  using compute_type = C;
+  using panel_type = S;
+
   char const* name;
   int rows;
   int columns;
-  std::array<Tile<C>, max_tile_rows + 1> tile;
+  std::array<Tile<C, S>, max_tile_rows + 1> tile;
 };
+
+/// Where column j of a panel of `columns` stands among its elements of one k. Two bfloat16 that share 32 bits become two
+/// vectors of floats by a shift and a mask, so columns j and j + columns / 2 are neighbours.
+template <class S> constexpr int panel_place(int j, int columns) {
+  if constexpr (std::is_same_v<S, bfloat16>)
+    return j < columns / 2 ? 2 * j : 2 * (j - columns / 2) + 1;
+  else
+    return j;
+}
 
 enum class InstructionSet { portable, avx2, avx512 };
 
@@ -91,10 +105,20 @@ template <class C> struct PortableVector {
   static type fma(type x, type y, type sum) {
     return sum + x * y;
   }
+  /// The two vectors of one k of a panel.
+  static void expand(C const* p, type& first, type& second) {
+    first = load(p), second = load(p + width);
+  }
+  template <class S> static void expand(S const* p, type& first, type& second) {
+    for (int i = 0; i < width; ++i) {
+      first[i] = static_cast<C>(p[panel_place<S>(i, 2 * width)]);
+      second[i] = static_cast<C>(p[panel_place<S>(i + width, 2 * width)]);
+    }
+  }
 };
 
 #if KOKOMO_HOST_X86
-#define KOKOMO_AVX2 __attribute__((target("avx2,fma")))
+#define KOKOMO_AVX2 __attribute__((target("avx2,fma,f16c")))
 #define KOKOMO_AVX512 __attribute__((target("avx512f")))
 
 template <class C> struct Avx2Vector;
@@ -106,6 +130,16 @@ template <> struct Avx2Vector<float> {
   KOKOMO_AVX2 static void store(float* p, type v) { _mm256_storeu_ps(p, v); }
   KOKOMO_AVX2 static type broadcast(float const* p) { return _mm256_broadcast_ss(p); }
   KOKOMO_AVX2 static type fma(type x, type y, type sum) { return _mm256_fmadd_ps(x, y, sum); }
+  KOKOMO_AVX2 static void expand(float const* p, type& first, type& second) { first = load(p), second = load(p + 8); }
+  KOKOMO_AVX2 static void expand(bfloat16 const* p, type& first, type& second) {
+    __m256i const pairs = _mm256_loadu_si256(reinterpret_cast<__m256i const*>(p));
+    first = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+    second = _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(int(0xffff0000))));
+  }
+  KOKOMO_AVX2 static void expand(float16 const* p, type& first, type& second) {
+    auto const* const halves = reinterpret_cast<__m128i const*>(p);
+    first = _mm256_cvtph_ps(_mm_loadu_si128(halves)), second = _mm256_cvtph_ps(_mm_loadu_si128(halves + 1));
+  }
 };
 template <> struct Avx2Vector<double> {
   using type = __m256d;
@@ -115,6 +149,7 @@ template <> struct Avx2Vector<double> {
   KOKOMO_AVX2 static void store(double* p, type v) { _mm256_storeu_pd(p, v); }
   KOKOMO_AVX2 static type broadcast(double const* p) { return _mm256_broadcast_sd(p); }
   KOKOMO_AVX2 static type fma(type x, type y, type sum) { return _mm256_fmadd_pd(x, y, sum); }
+  KOKOMO_AVX2 static void expand(double const* p, type& first, type& second) { first = load(p), second = load(p + 4); }
 };
 
 template <class C> struct Avx512Vector;
@@ -126,6 +161,18 @@ template <> struct Avx512Vector<float> {
   KOKOMO_AVX512 static void store(float* p, type v) { _mm512_storeu_ps(p, v); }
   KOKOMO_AVX512 static type broadcast(float const* p) { return _mm512_set1_ps(*p); }
   KOKOMO_AVX512 static type fma(type x, type y, type sum) { return _mm512_fmadd_ps(x, y, sum); }
+  KOKOMO_AVX512 static void expand(float const* p, type& first, type& second) {
+    first = load(p), second = load(p + 16);
+  }
+  KOKOMO_AVX512 static void expand(bfloat16 const* p, type& first, type& second) {
+    __m512i const pairs = _mm512_loadu_si512(p);
+    first = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+    second = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(int(0xffff0000))));
+  }
+  KOKOMO_AVX512 static void expand(float16 const* p, type& first, type& second) {
+    auto const* const halves = reinterpret_cast<__m256i const*>(p);
+    first = _mm512_cvtph_ps(_mm256_loadu_si256(halves)), second = _mm512_cvtph_ps(_mm256_loadu_si256(halves + 1));
+  }
 };
 template <> struct Avx512Vector<double> {
   using type = __m512d;
@@ -135,6 +182,9 @@ template <> struct Avx512Vector<double> {
   KOKOMO_AVX512 static void store(double* p, type v) { _mm512_storeu_pd(p, v); }
   KOKOMO_AVX512 static type broadcast(double const* p) { return _mm512_set1_pd(*p); }
   KOKOMO_AVX512 static type fma(type x, type y, type sum) { return _mm512_fmadd_pd(x, y, sum); }
+  KOKOMO_AVX512 static void expand(double const* p, type& first, type& second) {
+    first = load(p), second = load(p + 8);
+  }
 };
 #endif
 
@@ -148,8 +198,8 @@ template <> struct Avx512Vector<double> {
 #define KOKOMO_UNROLL
 #endif
 #define KOKOMO_DEFINE_TILE(NAME, VECTOR, TARGET)                                                                       \
-  template <class C, int rows>                                                                                         \
-  TARGET void NAME(offset_t depth, C const* a, C const* b, C* c, bool accumulate, Prefetch ahead) {                    \
+  template <class C, class S, int rows>                                                                                \
+  TARGET void NAME(offset_t depth, C const* a, S const* b, C* c, bool accumulate, Prefetch ahead) {                    \
     using V = VECTOR<C>;                                                                                               \
     typename V::type sum[rows][2];                                                                                     \
     KOKOMO_UNROLL for (int i = 0; i < rows; ++i) {                                                                     \
@@ -159,7 +209,8 @@ template <> struct Avx512Vector<double> {
     }                                                                                                                  \
     for (offset_t k = 0; k < depth; ++k, ++a, b += 2 * V::width, ahead.offset += ahead.step) {                         \
       __builtin_prefetch(reinterpret_cast<void const*>(ahead.base + std::uintptr_t(*ahead.offset)), 0, 2);             \
-      typename V::type const b0 = V::load(b), b1 = V::load(b + V::width);                                              \
+      typename V::type b0, b1;                                                                                         \
+      V::expand(b, b0, b1);                                                                                            \
       KOKOMO_UNROLL for (int i = 0; i < rows; ++i) {                                                                   \
         typename V::type const value = V::broadcast(a + i * block_depth<C>);                                           \
         sum[i][0] = V::fma(value, b0, sum[i][0]);                                                                      \
@@ -184,18 +235,18 @@ KOKOMO_DEFINE_TILE(avx512_tile, Avx512Vector, KOKOMO_AVX512)
 #undef KOKOMO_UNROLL
 
 /// The microkernel of an instruction set. 16 vector registers hold 6 x 2 accumulators, 32 hold 12 x 2.
-template <class C> Microkernel<C> const& microkernel(InstructionSet set) {
-  static Microkernel<C> const portable = []<int... r>(std::integer_sequence<int, r...>) {
-    return Microkernel<C>{"portable", 6, 2 * PortableVector<C>::width, {nullptr, portable_tile<C, r + 1>...}};
+template <class C, class S = C> Microkernel<C, S> const& microkernel(InstructionSet set) {
+  static Microkernel<C, S> const portable = []<int... r>(std::integer_sequence<int, r...>) {
+    return Microkernel<C, S>{"portable", 6, 2 * PortableVector<C>::width, {nullptr, portable_tile<C, S, r + 1>...}};
   }
   (std::make_integer_sequence<int, 6>{});
 #if KOKOMO_HOST_X86
-  static Microkernel<C> const avx2 = []<int... r>(std::integer_sequence<int, r...>) {
-    return Microkernel<C>{"AVX2+FMA", 6, 2 * Avx2Vector<C>::width, {nullptr, avx2_tile<C, r + 1>...}};
+  static Microkernel<C, S> const avx2 = []<int... r>(std::integer_sequence<int, r...>) {
+    return Microkernel<C, S>{"AVX2+FMA", 6, 2 * Avx2Vector<C>::width, {nullptr, avx2_tile<C, S, r + 1>...}};
   }
   (std::make_integer_sequence<int, 6>{});
-  static Microkernel<C> const avx512 = []<int... r>(std::integer_sequence<int, r...>) {
-    return Microkernel<C>{"AVX-512F", 12, 2 * Avx512Vector<C>::width, {nullptr, avx512_tile<C, r + 1>...}};
+  static Microkernel<C, S> const avx512 = []<int... r>(std::integer_sequence<int, r...>) {
+    return Microkernel<C, S>{"AVX-512F", 12, 2 * Avx512Vector<C>::width, {nullptr, avx512_tile<C, S, r + 1>...}};
   }
   (std::make_integer_sequence<int, 12>{});
   if (set == InstructionSet::avx512) return avx512;
@@ -209,7 +260,8 @@ template <class C> Microkernel<C> const& microkernel(InstructionSet set) {
 inline bool supports(InstructionSet set) {
 #if KOKOMO_HOST_X86
   if (set == InstructionSet::avx512) return __builtin_cpu_supports("avx512f");
-  if (set == InstructionSet::avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (set == InstructionSet::avx2)
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 #endif
   return set == InstructionSet::portable;
 }

@@ -2,15 +2,11 @@
 #ifndef KOKOMO_DETAIL_HOST_PRODUCT_HPP
 #define KOKOMO_DETAIL_HOST_PRODUCT_HPP
 
-#include <kokomo/detail/host/pack.hpp>
+#include <kokomo/detail/host/panels.hpp>
 
 #include <iterator>
 
 namespace kokomo::inline v0::detail::host {
-
-inline offset_t divide_up(offset_t x, offset_t y) {
-  return (x + y - 1) / y;
-}
 
 struct Range {
   offset_t first = 0, last = 0;
@@ -31,49 +27,63 @@ template <class C> struct Blocks {
         panel(left + left_size), sums(panel + panel_size) {}
 };
 
-/// store(row, column, count, values) for the result's rows x columns: sum_k left(row, k) * right(column, k).
-/// `values` may be changed in place. Each element is summed in ascending k; where blocks and tiles end does not matter.
-template <class C, class Left, class Right, class Store>
-void block_product(Microkernel<C> const& kernel, Range rows, Range columns, offset_t depth, Left const& left,
-                   Right const& right, Store const& store, Blocks<C> memory) {
+/// sums(i, j) = sum_k left(row + i, k) * right(k, j) for a block of rows and of at most block_columns columns: `panels` of
+/// the right operand. Hands each finished block of rows to store(first row, height, sums), which may change the sums.
+/// Each element is summed in ascending k; where blocks and tiles end does not matter.
+/// \param[in] after address of the panel that will be packed or read after these
+template <class C, class S, class Left, class Right, class Store>
+void block_product(Microkernel<C, S> const& kernel, Range rows, Left const& left, offset_t depth, Right const& right,
+                   offset_t panels, std::uintptr_t after, Store const& store, Blocks<C> memory) {
   // While a panel is multiplied, the next one is prefetched: a share of its cache lines by each tile.
   offset_t line_offsets[Blocks<C>::panel_size * sizeof(C) / 64 + 1] = {};
-  offset_t const lines = right.list_panel_lines(kernel.columns, std::min(depth, block_depth<C>), line_offsets,
-                                                offset_t(std::size(line_offsets)) - 1);
+  offset_t const lines =
+      right.list_lines(std::min(depth, block_depth<C>), line_offsets, offset_t(std::size(line_offsets)) - 1);
   // Blocks and tiles of rows have equal heights, rather than full ones and a remainder.
   offset_t const row_blocks = divide_up(rows.size(), block_rows);
   for (offset_t row_block = 0; row_block < row_blocks; ++row_block) {
     offset_t const row = rows.first + rows.size() * row_block / row_blocks;
     offset_t const height = rows.first + rows.size() * (row_block + 1) / row_blocks - row;
     offset_t const tiles = divide_up(height, kernel.rows);
-    for (Range block{columns.first, 0}; block.first < columns.last; block.first = block.last) {
-      block.last = std::min(block.first + block_columns<C>, columns.last);
-      if (depth == 0) std::fill_n(memory.sums, height * block_columns<C>, C(0));
-      for (offset_t k = 0; k < depth; k += block_depth<C>) {
-        offset_t const steps = std::min(block_depth<C>, depth - k);
-        left.pack_rows(row, height, k, steps, memory.left);
-        for (offset_t column = block.first; column < block.last; column += kernel.columns) {
-          right.pack_panel(column, std::min<offset_t>(kernel.columns, block.last - column), k, steps, memory.panel,
-                           kernel.columns);
-          bool const more_columns = column + kernel.columns < block.last, more_depth = k + steps < depth;
-          offset_t const next_column = more_columns                ? column + kernel.columns
-                                       : more_depth                ? block.first
-                                       : block.last < columns.last ? block.last
-                                                                   : columns.first;
-          offset_t const next_k = more_columns ? k : more_depth ? k + steps : 0;
-          std::uintptr_t const next = right.panel_address(next_column, next_k);
-          for (offset_t tile = 0; tile < tiles; ++tile) {
-            offset_t const top = height * tile / tiles, bottom = height * (tile + 1) / tiles;
-            bool const ahead = (tile + 1) * steps <= lines;
-            kernel.tile[std::size_t(bottom - top)](steps, memory.left + top * block_depth<C>, memory.panel,
-                                                   memory.sums + top * block_columns<C> + (column - block.first), k > 0,
-                                                   {next, line_offsets + (ahead ? tile * steps : 0), ahead});
-          }
+    if (depth == 0) std::fill_n(memory.sums, height * block_columns<C>, C(0));
+    for (offset_t k = 0; k < depth; k += block_depth<C>) {
+      offset_t const steps = std::min(block_depth<C>, depth - k);
+      left.pack_rows(row, height, k, steps, memory.left);
+      for (offset_t p = 0; p < panels; ++p) {
+        S const* const panel = right.panel(p, k, steps, memory.panel);
+        bool const more_panels = p + 1 < panels, more_depth = k + steps < depth, more_rows = row_block + 1 < row_blocks;
+        std::uintptr_t const next = more_panels  ? right.address(p + 1, k)
+                                    : more_depth ? right.address(0, k + steps)
+                                    : more_rows  ? right.address(0, 0)
+                                                 : after;
+        for (offset_t tile = 0; tile < tiles; ++tile) {
+          offset_t const top = height * tile / tiles, bottom = height * (tile + 1) / tiles;
+          bool const ahead = (tile + 1) * steps <= lines;
+          kernel.tile[std::size_t(bottom - top)](steps, memory.left + top * block_depth<C>, panel,
+                                                 memory.sums + top * block_columns<C> + p * kernel.columns, k > 0,
+                                                 {next, line_offsets + (ahead ? tile * steps : 0), ahead});
         }
       }
-      for (offset_t i = 0; i < height; ++i)
-        store(row + i, block.first, block.size(), memory.sums + i * block_columns<C>);
     }
+    store(row, height, memory.sums);
+  }
+}
+
+/// store(row, column, count, values) for rows x columns of left * right: all blocks of columns of a rectangle. Its
+/// first column begins a panel.
+template <class C, class Left, class SR, class Store>
+void rectangle_product(Microkernel<C> const& kernel, Range rows, Range columns, offset_t depth, Left const& left,
+                       Operand<SR, C> const& right, offset_t all_columns, Store const& store, Blocks<C> memory) {
+  UnpackedPanels<SR, C> const panels{right, all_columns, 0, kernel.columns};
+  for (Range block{columns.first, 0}; block.first < columns.last; block.first = block.last) {
+    block.last = std::min(block.first + block_columns<C>, columns.last);
+    offset_t const first = block.first / kernel.columns;
+    auto const after = panels.address((block.last < columns.last ? block.last : columns.first) / kernel.columns, 0);
+    block_product(
+        kernel, rows, left, depth, panels.from(first), divide_up(block.size(), kernel.columns), after,
+        [&](offset_t row, offset_t height, C* sums) {
+          for (offset_t i = 0; i < height; ++i) store(row + i, block.first, block.size(), sums + i * block_columns<C>);
+        },
+        memory);
   }
 }
 
@@ -165,8 +175,8 @@ template <class SA, class C, class SB, class SO> struct GroupedProduct {
       auto const left = operand(a, groups.begin(g), false);
       auto const right = operand<C>(b, g);
       tasks.for_each_rectangle(mine, [&](Range rows, Range cols) {
-        block_product(*kernel, rows, cols, depth, left, right, StoreRow{*this, g},
-                      Blocks<C>(scratch.data + worker * scratch.bytes_per_worker));
+        rectangle_product(*kernel, rows, cols, depth, left, right, columns, StoreRow{*this, g},
+                          Blocks<C>(scratch.data + worker * scratch.bytes_per_worker));
       });
     }
   }
@@ -216,8 +226,8 @@ template <class SL, class SR, class C, class SW> struct GroupedOuterProduct {
       auto const l = operand(left, groups.begin(g), true);
       auto const r = operand(right, groups.begin(g), true);
       tasks.for_each_rectangle(mine, [&](Range from, Range to) {
-        block_product(*kernel, from, to, depth_of(g), l, r, StoreRow{*this, g},
-                      Blocks<C>(scratch.data + worker * scratch.bytes_per_worker));
+        rectangle_product(*kernel, from, to, depth_of(g), l, r, columns, StoreRow{*this, g},
+                          Blocks<C>(scratch.data + worker * scratch.bytes_per_worker));
       });
     }
   }
