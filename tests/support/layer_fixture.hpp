@@ -5,6 +5,7 @@
 #include <support/catch.hpp>
 #include <support/describe.hpp>
 #include <support/reference.hpp>
+#include <support/views.hpp>
 
 #include <kokomo/layer.hpp>
 
@@ -17,71 +18,6 @@
 #include <vector>
 
 namespace kokomo::test {
-
-using Exec = Kokkos::DefaultExecutionSpace;
-
-/// Copies between a View of any memory space and the host, element by element in row-major order.
-template <class V> auto to_host(V const& view) {
-  using Value = std::remove_const_t<typename V::value_type>;
-  std::vector<Value> values(view.size());
-  Kokkos::View<Value*, Kokkos::HostSpace, Kokkos::MemoryUnmanaged> target(values.data(), values.size());
-  Kokkos::View<typename V::value_type*, typename V::memory_space, Kokkos::MemoryUnmanaged> source(view.data(),
-                                                                                                  view.size());
-  Kokkos::deep_copy(target, source);
-  return values;
-}
-template <class V, class Values> void to_device(Values const& values, V const& view) {
-  using Value = typename V::value_type;
-  REQUIRE(values.size() == view.size());
-  Kokkos::View<Value const*, Kokkos::HostSpace, Kokkos::MemoryUnmanaged> source(values.data(), values.size());
-  Kokkos::View<Value*, typename V::memory_space, Kokkos::MemoryUnmanaged> target(view.data(), view.size());
-  Kokkos::deep_copy(target, source);
-}
-
-template <class Values> reference::Row in_double(Values const& values) {
-  reference::Row row;
-  for (auto const& value : values) row.push_back(static_cast<double>(value));
-  return row;
-}
-inline reference::Rows in_rows(reference::Row const& values, std::size_t rows) {
-  reference::Rows result(rows);
-  for (std::size_t i = 0; i < values.size(); ++i) result[i / (values.size() / rows)].push_back(values[i]);
-  return result;
-}
-inline reference::Row flat(reference::Rows const& rows) {
-  reference::Row values;
-  for (auto const& row : rows) values.insert(values.end(), row.begin(), row.end());
-  return values;
-}
-
-inline double norm(reference::Row const& values) {
-  double sum = 0;
-  for (double const value : values) sum += value * value;
-  return std::sqrt(sum);
-}
-/// ||out - ref||; NaN where the sizes differ, so that no comparison with it holds.
-inline double distance(reference::Row const& out, reference::Row const& ref) {
-  if (out.size() != ref.size()) return std::numeric_limits<double>::quiet_NaN();
-  reference::Row difference = out;
-  for (std::size_t i = 0; i < ref.size(); ++i) difference[i] -= ref[i];
-  return norm(difference);
-}
-/// ||out - ref|| / ||ref||, or ||out|| where the reference vanishes.
-inline double relative_error(reference::Row const& out, reference::Row const& ref) {
-  double const size = norm(ref);
-  return distance(out, ref) / (size > 0 ? size : 1.0);
-}
-
-/// Every byte becomes 0xff: NaN as a number, -1 as an index. What is read without having been written shows.
-template <class Memory> void poison(Memory const& memory) {
-  Kokkos::View<unsigned char*, typename Exec::memory_space, Kokkos::MemoryUnmanaged> bytes(
-      reinterpret_cast<unsigned char*>(memory.data()), memory.bytes());
-  Kokkos::deep_copy(bytes, static_cast<unsigned char>(0xff));
-}
-template <class V> void poison_view(V const& view) {
-  using Value = typename V::value_type;
-  to_device(std::vector<Value>(view.size(), Value(std::numeric_limits<float>::quiet_NaN())), view);
-}
 
 /// A layer with everything that it works on, filled from a seed.
 template <class LayerT> struct Fixture {
