@@ -6,8 +6,8 @@ In tests/docs/ a snippet stands between `// [snippet:NAME]` and `// [/snippet]`.
 
     ```cpp NAME
 
-and the first block of docs/policies/SLOT/NAME.md, plain ```cpp, shows NAME of tests/docs/SLOT_test.cpp or of
-tests/docs/SLOT_<more>_test.cpp. Other plain blocks are left alone: declarations, outlines. --write brings the pages up to date. Also checked: links to files.
+and the first block of docs/policies/SLOT/NAME.md, plain ```cpp, shows NAME of tests/docs/SLOT_test.cpp or tests/docs/SLOT_*_test.cpp. Other plain
+blocks are left alone: declarations, outlines. --write brings the pages up to date. Also checked: links to files.
 """
 import re
 import sys
@@ -23,9 +23,8 @@ LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 def snippets() -> "dict[tuple[str, str], str]":
     found = {}
     for source in sorted((ROOT / "tests/docs").glob("*.[ch]pp")):
-        slot = re.sub("_test$", "", source.stem)
-        if (ROOT / "docs/policies" / slot.split("_")[0]).is_dir():
-            slot = slot.split("_")[0]
+        stem = re.sub("_test$", "", source.stem)
+        slot = stem.split("_")[0] if (ROOT / "docs/policies" / stem.split("_")[0]).is_dir() else stem
         for name, text in MARKED.findall(source.read_text()):
             if found.setdefault((slot, name), textwrap.dedent(text)) != textwrap.dedent(text):
                 sys.exit(f"{source}: two snippets {name}")

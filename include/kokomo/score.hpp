@@ -82,6 +82,12 @@ struct IdentityScore : detail::ElementwiseScore<IdentityScore> {
   template <class C> KOKKOS_FUNCTION static C slope(C, C) { return C(1); }
 };
 
+/// s = max(z, 0)
+struct ReluScore : detail::ElementwiseScore<ReluScore> {
+  template <class C> KOKKOS_FUNCTION static C of(C z) { return z > C(0) ? z : C(0); }
+  template <class C> KOKKOS_FUNCTION static C slope(C z, C) { return z > C(0) ? C(1) : C(0); }
+};
+
 } // namespace kokomo::inline v0
 
 #endif

@@ -11,10 +11,12 @@ int softmax_routers();
 int selected_routers();
 int special_routers();
 int scorers();
+int token_routers();
 
 int main(int argc, char** argv) {
   Kokkos::ScopeGuard const kokkos(argc, argv);
-  int const failed = sigmoid_routers() + softmax_routers() + selected_routers() + special_routers() + scorers();
+  int const failed =
+      sigmoid_routers() + softmax_routers() + selected_routers() + special_routers() + scorers() + token_routers();
   std::printf("%d failed\n", failed);
   return failed == 0 ? 0 : 1;
 }

@@ -25,6 +25,12 @@ KOKKOS_INLINE_FUNCTION double gumbel(std::uint64_t seed, std::uint64_t step, off
   return -Kokkos::log(-Kokkos::log(uniform(seed, step, token, draw)));
 }
 
+/// A standard normal number (Box and Muller 1958), from the draws 2 draw and 2 draw + 1.
+KOKKOS_INLINE_FUNCTION double normal(std::uint64_t seed, std::uint64_t step, offset_t token, index_t draw) {
+  double const radius = Kokkos::sqrt(-2 * Kokkos::log(uniform(seed, step, token, 2 * draw)));
+  return radius * Kokkos::cos(6.283185307179586477 * uniform(seed, step, token, 2 * draw + 1));
+}
+
 } // namespace kokomo::inline v0::detail
 
 #endif

@@ -254,6 +254,9 @@ using NormalizedSoftmaxGate = ScoreGate<SoftmaxScore, Normalize::sum_plus_epsilo
 /// s / (sum of the chosen + 1e-20), s = sqrt(softplus(z)): DeepSeek-V4's gate.
 using NormalizedSqrtSoftplusGate = ScoreGate<SqrtSoftplusScore, Normalize::sum_plus_epsilon>;
 
+/// max(z, 0), unbounded: ReMoE's gate.
+using ReluGate = ScoreGate<ReluScore>;
+
 } // namespace kokomo::inline v0
 
 #endif

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+// Snippets of selectors and scorers that need no experts to be seen at work.
+#include <support/routing_fixture.hpp>
+#include <support/scorer_fixture.hpp>
+
+#include <kokomo/gate/constant.hpp>
+#include <kokomo/gate/score_gate.hpp>
+#include <kokomo/layer.hpp>
+#include <kokomo/router/cosine_scorer.hpp>
+#include <kokomo/router/gumbel_top_k.hpp>
+#include <kokomo/router/noisy_scorer.hpp>
+#include <kokomo/router/positive.hpp>
+#include <kokomo/router/top_p.hpp>
+
+using kokomo::test::RoutingFixture;
+using kokomo::test::ScorerFixture;
+
+namespace {
+
+using Chosen = std::vector<std::vector<int>>;
+
+TEST_CASE("top_p") {
+  // [snippet:top_p]
+  using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopP>, kokomo::SoftmaxGate>;
+  Layer::Policies policies;
+  policies.router.selector = {.p = 0.7f, .at_most = 3};
+
+  RoutingFixture<> run({{4, 0, 0, 0},   // 0.95 of the mass on one expert
+                        {1, 1, 1, 1},   // a quarter each: three reach 0.7
+                        {2, 2, 0, 0}}); // 0.44 + 0.44
+  run.select<kokomo::SoftmaxScore>(policies.router.selector);
+  run.weigh(policies.gate);
+  REQUIRE(run.chosen() == Chosen{{0}, {0, 1, 2}, {0, 1}});
+  REQUIRE(run.weights()[1] == std::vector<double>{0.25, 0.25, 0.25}); // as they are: their sum is the mass
+  // [/snippet]
+}
+
+TEST_CASE("positive") {
+  // [snippet:positive]
+  using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::Positive>, kokomo::ReluGate>;
+  Layer::Policies policies;
+
+  RoutingFixture<> run({{1, -1, 2}, {-1, -2, -3}, {3, 3, 3}});
+  run.select<kokomo::ReluScore>(policies.router.selector);
+  run.weigh(policies.gate);
+  REQUIRE(run.chosen() == Chosen{{2, 0}, {}, {0, 1, 2}});
+  REQUIRE(run.weights()[0] == std::vector<double>{2, 1});
+  // [/snippet]
+}
+
+TEST_CASE("gumbel_top_k") {
+  // [snippet:gumbel_top_k]
+  using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::GumbelTopK>, kokomo::ConstantGate>;
+  Layer::Policies policies;
+  policies.router.selector = {.k = 2, .seed = 1};
+
+  RoutingFixture<> run({{0.5, 2, 1, -0.5}});
+  run.select<kokomo::IdentityScore>(policies.router.selector);
+  REQUIRE(run.chosen() == Chosen{{1, 2}}); // inference: the two best
+  run.routing.mode = kokomo::Mode::training;
+  run.routing.step = 7; // another draw a step
+  run.select<kokomo::IdentityScore>(policies.router.selector);
+
+  kokomo::OwnedVector<double, RoutingFixture<>::Exec> log_q("log_q", 1);
+  kokomo::draw_log_probability<double>(run.exec, run.routing, run.assignment, log_q);
+  run.exec.fence();
+  REQUIRE(kokomo::test::to_host(log_q)[0] < 0);
+  // [/snippet]
+}
+
+TEST_CASE("noisy_scorer") {
+  // [snippet:noisy_scorer]
+  using Layer = kokomo::Layer<kokomo::Router<kokomo::NoisyScorer, kokomo::TopK<2>>>;
+  Layer::Policies policies;
+  policies.router.scorer = {.seed = 3};
+
+  // 4 tokens of width 5, 3 experts: 9 columns, noisy, clean and deviation
+  ScorerFixture<kokomo::NoisyScorer> run(policies.router.scorer, 4, 5, 3);
+  auto const z = run.forward();
+  REQUIRE(z[0].size() == 9);
+  REQUIRE(z[0][0] == z[0][3]); // inference: no noise
+  run.inputs.mode = kokomo::Mode::training;
+  REQUIRE(run.forward()[0][0] != z[0][3]);
+  // [/snippet]
+}
+
+TEST_CASE("cosine_scorer") {
+  // [snippet:cosine_scorer]
+  using Layer = kokomo::Layer<kokomo::Router<kokomo::CosineScorer, kokomo::TopK<2>>>;
+  Layer::Policies policies;
+  policies.router.scorer = {.scale = 10}; // temperature 0.1
+
+  ScorerFixture<kokomo::CosineScorer> run(policies.router.scorer, 4, 5, 3);
+  for (auto const& token : run.forward())
+    for (double const z : token) REQUIRE(std::abs(z) <= 10);
+  // [/snippet]
+}
+
+} // namespace
