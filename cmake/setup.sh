@@ -58,6 +58,7 @@ setup_tools() {
   tool ninja ninja-build ninja
   if have ccache; then
     export CMAKE_CXX_COMPILER_LAUNCHER=ccache CMAKE_CUDA_COMPILER_LAUNCHER=ccache
+    export CCACHE_SLOPPINESS=pch_defines,time_macros # precompiled headers
   fi
   local jobs="${KOKOMO_JOBS:-$(nproc)}"
   export CMAKE_BUILD_PARALLEL_LEVEL="$jobs" CTEST_PARALLEL_LEVEL="$jobs"

@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+// Parsed once for all test programs; every test still includes what it uses.
+#include <support/finite_differences.hpp>
