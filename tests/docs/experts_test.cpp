@@ -3,6 +3,7 @@
 
 #include <kokomo/experts/activation.hpp>
 #include <kokomo/experts/feed_forward.hpp>
+#include <kokomo/experts/quantized.hpp>
 #include <kokomo/experts/row_norm.hpp>
 #include <kokomo/experts/with_identity.hpp>
 #include <kokomo/experts/with_shared.hpp>
@@ -84,5 +85,35 @@ TEST_CASE("row_norm") {
   double mean_square = 0;
   for (double const value : y[0]) mean_square += value * value / 6;
   REQUIRE(mean_square == Approx(1)); // scale first, then the norm: unit mean square whatever the scale
+  // [/snippet]
+}
+
+TEST_CASE("quantized") {
+  // [snippet:quantized]
+  using Router = kokomo::Router<kokomo::LinearScorer, kokomo::TopK<1>>;
+  using Layer = kokomo::Layer<Router, kokomo::ConstantGate, kokomo::NoBalancer, kokomo::SwiGluExperts>;
+  using Quantized = kokomo::Layer<Router, kokomo::ConstantGate, kokomo::NoBalancer,
+                                  kokomo::QuantizedExperts<kokomo::SwiGlu, kokomo::Int4>>;
+  kokomo::Shape const shape{.tokens = 3, .hidden = 64, .experts = 2};
+  Example<Layer> run(shape, {.experts = {.intermediate = 32}});
+  Quantized const layer(shape, {.experts = {.intermediate = 32}});
+
+  auto parameters = layer.make_parameters(run.exec);
+  parameters.router = run.parameters.router; // the same Views
+  layer.policies().experts.quantize(run.exec, run.layer.policies().experts, run.parameters.experts, parameters.experts);
+
+  auto const plan = layer.plan(run.exec);
+  kokomo::Workspace<Quantized::Exec> const workspace(run.exec, plan);
+  kokomo::Tape<Quantized::Exec> tape(run.exec, plan);
+  run.forward(); // in float32
+  auto const exact = run.output();
+  layer.forward(run.exec, parameters, layer.make_state(run.exec), run.x, run.y, workspace, tape);
+  auto const rounded = run.output();
+  REQUIRE(rounded != exact);
+  double off = 0, size = 0;
+  for (std::size_t t = 0; t < 3; ++t)
+    for (std::size_t h = 0; h < 64; ++h)
+      off += std::pow(rounded[t][h] - exact[t][h], 2), size += std::pow(exact[t][h], 2);
+  REQUIRE(std::sqrt(off / size) < 0.2); // three products with weights of 15 levels
   // [/snippet]
 }

@@ -70,7 +70,7 @@ template <class S> struct RowTarget {
 };
 
 /// Where the rows of experts go: row r is added, `weight_of_row[r]` times (null: once), to row token_of_row[r] of `data`
-/// [tokens, width].
+/// [tokens, width]. A null token_of_row means that the rows themselves are wanted: row r of `data` is row r.
 template <class C> struct CombinedRows {
   C* data = nullptr;
   offset_t tokens = 0;

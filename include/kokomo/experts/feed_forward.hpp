@@ -312,6 +312,22 @@ template <class ActivationT> struct FeedForwardExperts {
     project_back(up, d_up, gated ? Write::add : Write::overwrite);
   }
 
+  /// Gate, up and down weights of all experts on inputs of `width`, whatever their storage.
+  template <class T, class Exec>
+  detail::Projection<T> gate_projection(Parameters<T, Exec> const& p, offset_t width) const {
+    if (gate_up != GateUp::separate) return fused_part<T>(p, width, 0);
+    return whole<T>(p.gate, p.gate_bias, intermediate, width, up_order);
+  }
+  template <class T, class Exec>
+  detail::Projection<T> up_projection(Parameters<T, Exec> const& p, offset_t width) const {
+    if (gated && gate_up != GateUp::separate) return fused_part<T>(p, width, 1);
+    return whole<T>(p.up, p.up_bias, intermediate, width, up_order);
+  }
+  template <class T, class Exec>
+  detail::Projection<T> down_projection(Parameters<T, Exec> const& p, offset_t width) const {
+    return whole<T>(p.down, p.down_bias, width, intermediate, down_order);
+  }
+
 private:
   template <class T> static detail::WeightRef<T const> constant(detail::WeightRef<T> const& w) { return w; }
   template <class T> static detail::BiasRef<T const> constant(detail::BiasRef<T> const& b) {
@@ -334,20 +350,6 @@ private:
   static detail::Projection<T> whole(M const& weight, V const& bias, offset_t out, offset_t in, WeightOrder order) {
     bool const out_in = order == WeightOrder::out_in;
     return {{weight.data(), out * in, out_in ? in : 1, out_in ? 1 : out}, {bias.data(), out, 1}};
-  }
-  template <class T, class Exec>
-  detail::Projection<T> gate_projection(Parameters<T, Exec> const& p, offset_t width) const {
-    if (gate_up != GateUp::separate) return fused_part<T>(p, width, 0);
-    return whole<T>(p.gate, p.gate_bias, intermediate, width, up_order);
-  }
-  template <class T, class Exec>
-  detail::Projection<T> up_projection(Parameters<T, Exec> const& p, offset_t width) const {
-    if (gated && gate_up != GateUp::separate) return fused_part<T>(p, width, 1);
-    return whole<T>(p.up, p.up_bias, intermediate, width, up_order);
-  }
-  template <class T, class Exec>
-  detail::Projection<T> down_projection(Parameters<T, Exec> const& p, offset_t width) const {
-    return whole<T>(p.down, p.down_bias, width, intermediate, down_order);
   }
 };
 

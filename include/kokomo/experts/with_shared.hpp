@@ -162,7 +162,7 @@ struct WithShared {
     Vector<compute_t<T>, Exec> share; ///< [count * tokens] by row
 
     Saved(detail::Arena& arena, WithShared const& policy, Sizes const& sizes)
-        : experts(arena, policy.shared, shared_sizes(sizes, policy.count)),
+        : experts(detail::make<decltype(experts)>(arena, policy.shared, shared_sizes(sizes, policy.count))),
           rows{arena.vector<offset_t, Exec>(policy.count + 1), arena.vector<index_t, Exec>(policy.count * sizes.tokens),
                arena.vector<index_t, Exec>(policy.count * sizes.tokens), sizes.tokens},
           share(arena.vector<compute_t<T>, Exec>(gated_share ? policy.count * sizes.tokens : 0)) {}
@@ -181,7 +181,7 @@ struct WithShared {
     Vector<compute_t<T>, Exec> d_share; // [count * tokens] by row
 
     BackwardScratch(detail::Arena& arena, WithShared const& policy, Sizes const& sizes)
-        : experts(arena, policy.shared, shared_sizes(sizes, policy.count)),
+        : experts(detail::make<decltype(experts)>(arena, policy.shared, shared_sizes(sizes, policy.count))),
           dx(arena.matrix<compute_t<T>, Exec>(policy.count * sizes.tokens, sizes.hidden)),
           d_share(arena.vector<compute_t<T>, Exec>(gated_share ? policy.count * sizes.tokens : 0)) {}
   };

@@ -167,7 +167,8 @@ template <class T, class Weights, class Kernel> struct CombineDown {
     Range const mine{all * worker / scratch.workers, all * (worker + 1) / scratch.workers};
     if (mine.size() == 0) return;
     offset_t const column = mine.first * kernel->columns;
-    for (offset_t t = 0; t < out.tokens; ++t)
+    offset_t const tokens = out.token_of_row != nullptr ? out.tokens : groups.end(groups.groups - 1);
+    for (offset_t t = 0; t < tokens; ++t)
       std::fill_n(out.data + t * width + column, std::min(mine.size() * kernel->columns, width - column), C(0));
     for (index_t g = 0; g < groups.groups; ++g)
       if (groups.end(g) > groups.begin(g))
@@ -206,7 +207,7 @@ private:
       C* const values = sums + i * block_columns<C>;
       if (bias.data != nullptr)
         add_line(bias.data + g * bias.group_stride + column * bias.n_stride, bias.n_stride, count, values);
-      C* const line = out.data + offset_t(out.token_of_row[row]) * width + column;
+      C* const line = out.data + (out.token_of_row != nullptr ? offset_t(out.token_of_row[row]) : row) * width + column;
       C const weight = out.weight_of_row != nullptr ? out.weight_of_row[row] : C(1);
       for (offset_t n = 0; n < count; ++n) line[n] += weight * values[n];
     }
