@@ -12,11 +12,12 @@ int selected_routers();
 int special_routers();
 int scorers();
 int token_routers();
+int quantized_experts();
 
 int main(int argc, char** argv) {
   Kokkos::ScopeGuard const kokkos(argc, argv);
-  int const failed =
-      sigmoid_routers() + softmax_routers() + selected_routers() + special_routers() + scorers() + token_routers();
+  int const failed = sigmoid_routers() + softmax_routers() + selected_routers() + special_routers() + scorers() +
+                     token_routers() + quantized_experts();
   std::printf("%d failed\n", failed);
   return failed == 0 ? 0 : 1;
 }

@@ -6,6 +6,7 @@
 #include <kokomo/balancer/selection_bias.hpp>
 #include <kokomo/capacity/capacity.hpp>
 #include <kokomo/combine/normalized_sum.hpp>
+#include <kokomo/experts/quantized.hpp>
 #include <kokomo/experts/row_norm.hpp>
 #include <kokomo/experts/with_identity.hpp>
 #include <kokomo/gate/joint.hpp>
@@ -187,4 +188,12 @@ TEST_CASE("108: capacity without a size") {
   refuses<Limited>(108, [](auto&, auto& p) { p.capacity.minimum = -1; }, {"minimum = -1"});
   refuses<Limited>(108, [](auto&, auto& p) { p.capacity.tokens_per_sequence = -1; }, {"tokens_per_sequence = -1"});
   refuses<Limited>(108, [](auto&, auto& p) { p.capacity.factor = not_a_number; }, {"factor = nan"});
+}
+
+TEST_CASE("109: quantised experts and their format") {
+  using Float8 = QuantizedExperts<SwiGlu, Fp8Blocks>;
+  expect_error(109, [] { Float8{.intermediate = 3, .gate_up = GateUp::interleaved}.check(Sizes{}); },
+               {"gate_up = interleaved", "concatenated or separate", "128 rows"});
+  expect_error(109, [] { Float8{.intermediate = 3, .activations = Activations::int8}.check(Sizes{}); },
+               {"activations = int8", "expected as_stored"});
 }
