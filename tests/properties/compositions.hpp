@@ -16,7 +16,6 @@ struct Composition {
   Maker make;
   bool by_position = false;      ///< a token's place in the batch decides whether it is dropped
   bool competes = false;         ///< tokens compete for places
-  bool softmax = false;          ///< sums over all experts, so that relabelling changes roundings
   int groups = 1;                ///< relabelling must keep groups together
   bool shared = false;           ///< masked tokens still visit shared experts
   bool training_differs = false; ///< by design, in its outputs
