@@ -52,6 +52,18 @@ TEST_CASE("hash: token ids must be there, one a token") {
   REQUIRE_NOTHROW(call.forward());
 }
 
+TEST_CASE("what policies read may not overlap what a call writes") {
+  Call<Hashed> hashed;
+  // 5 ids of 8 bytes in y's 30 floats
+  hashed.inputs.selector.token_ids = List<offset_t>(reinterpret_cast<offset_t*>(hashed.y.data()), 5);
+  unchanged(204, hashed, [&] { hashed.forward(); }, {"y overlaps inputs.selector.token_ids"});
+
+  Call<Sparse> sparse({5, 6, 4, 0}, sized<Sparse>());
+  sparse.inputs.mode = kokomo::Mode::training;
+  sparse.inputs.gate.factors = Rows<float>(sparse.y.data() + 20, 5, 2);
+  unchanged(204, sparse, [&] { sparse.forward(); }, {"y overlaps inputs.gate.factors"});
+}
+
 TEST_CASE("hash: ids out of range route nowhere and are counted") {
   Call<Hashed> call;
   fill(call);

@@ -10,6 +10,15 @@
 
 namespace kokomo::inline v0::detail {
 
+struct VisitNothing {
+  template <class V> void operator()(Name const&, V const&) const {}
+};
+/// Inputs of a policy that say what they hold.
+template <class Object>
+concept ListsArguments = !std::is_same_v<Object, Nothing> && requires(Object const& object) {
+  object.for_each(VisitNothing{});
+};
+
 /// The memory of a call's arguments by name, to find those that share some. It allocates nothing: a call has some dozen
 /// Views; those beyond the table's end, which only a policy with very many parameters can reach, are not compared.
 class MemoryRanges {
@@ -28,6 +37,16 @@ public:
     object.for_each([&](Name const& name, auto const& view) {
       add({object_name, name, view.data(), view.data() + view.span()});
     });
+    return *this;
+  }
+
+  /// The arguments of a policy's Inputs or InputGradients, if it lists them.
+  template <class Object> MemoryRanges& add_arguments(std::string_view object_name, Object const& object) {
+    if constexpr (ListsArguments<Object>)
+      object.for_each([&](Name const& name, auto const& argument) {
+        auto const [begin, end] = argument.range();
+        add({object_name, name, begin, end});
+      });
     return *this;
   }
 

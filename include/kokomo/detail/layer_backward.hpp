@@ -35,6 +35,7 @@ void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, Stat
   detail::MemoryRanges()
       .add("dx", d_inputs.x)
       .add("d_inputs.router_input", d_inputs.router_input)
+      .add_arguments("d_inputs.scorer.", d_inputs.scorer)
       .add_views("gradients.", grads)
       .add_block("workspace", workspace)
       .require_apart_from(memory_of(parameters, state, inputs).add("dy", dy_argument).add_block("tape", tape));

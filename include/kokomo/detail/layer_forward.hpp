@@ -56,6 +56,8 @@ KOKOMO_LAYER_TEMPLATE
 detail::MemoryRanges KOKOMO_LAYER::memory_of(Parameters const& parameters, State const& state, Inputs const& inputs) {
   detail::MemoryRanges ranges;
   ranges.add("x", inputs.x).add("inputs.router_input", inputs.router_input).add("inputs.token_mask", inputs.token_mask);
+  ranges.add_arguments("inputs.scorer.", inputs.scorer).add_arguments("inputs.adjust.", inputs.adjust);
+  ranges.add_arguments("inputs.selector.", inputs.selector).add_arguments("inputs.gate.", inputs.gate);
   return ranges.add_views("parameters.", parameters).add_views("state.", state);
 }
 

@@ -89,6 +89,8 @@ struct SparseMixerGate {
 
   template <class T, class Exec> struct Inputs {
     MatrixArgument<compute_t<T> const, Exec> factors{}; ///< [tokens, 2] training factors drawn elsewhere; optional
+
+    template <class F> void for_each(F&& f) const { f(Name{"", "factors"}, factors); }
   };
 
   void check(Sizes const&) const {

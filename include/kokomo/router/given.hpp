@@ -45,6 +45,8 @@ struct Given {
 
   template <class T, class Exec> struct Inputs {
     MatrixArgument<index_t const, Exec> experts{}; ///< [tokens, k]
+
+    template <class F> void for_each(F&& f) const { f(Name{"", "experts"}, experts); }
   };
 
   offset_t entries_per_token(Sizes const&) const { return k; }

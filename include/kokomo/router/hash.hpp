@@ -59,6 +59,8 @@ struct HashTable {
   };
   template <class T, class Exec> struct Inputs {
     VectorArgument<offset_t const, Exec> token_ids{}; ///< [tokens]
+
+    template <class F> void for_each(F&& f) const { f(Name{"", "token_ids"}, token_ids); }
   };
 
   offset_t entries_per_token(Sizes const&) const { return k; }

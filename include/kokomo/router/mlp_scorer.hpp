@@ -119,9 +119,16 @@ struct MlpScorer {
     MatrixArgument<compute_t<T> const, Exec>
         previous_states{};                               ///< [tokens, R], given if and only if `.previous_states`
     MatrixArgument<compute_t<T> const, Exec> d_states{}; ///< [tokens, R], backward only; not given: zero
+
+    template <class F> void for_each(F&& f) const {
+      f(Name{"", "previous_states"}, previous_states);
+      f(Name{"", "d_states"}, d_states);
+    }
   };
   template <class T, class Exec> struct InputGradients {
     MatrixArgument<compute_t<T>, Exec> previous_states{}; ///< [tokens, R], overwritten; not given: not computed
+
+    template <class F> void for_each(F&& f) const { f(Name{"", "previous_states"}, previous_states); }
   };
   template <class T, class Exec> struct Saved {
     Matrix<compute_t<T>, Exec> states;    ///< [tokens, R] h
