@@ -119,6 +119,14 @@ concept CombinePolicy = requires(P const& p, Exec const& e, parameters_t<P, T, E
   p.template finish<T>(e, w, part, part, y, saved);
 };
 
+template <class P, class T = float, class Exec = Kokkos::DefaultExecutionSpace>
+concept AdjustPolicy = requires(P const& p, Exec const& e, parameters_t<P, T, Exec> const& w,
+                                Routing<T, Exec> const& routing, state_t<P, T, Exec> const& state,
+                                inputs_t<P, T, Exec> const& in, Matrix<compute_t<T>, Exec> const& logits,
+                                saved_t<P, T, Exec> const& saved) {
+  p.template adjust<T>(e, w, routing, state, in, logits, saved);
+};
+
 namespace detail {
 
 template <class P, class T, class Exec>
@@ -178,6 +186,10 @@ template <class Layer> consteval void check_composition() {
                 "kokomo::Layer, slot Selector: the policy lacks template <class GateScore, class T, class Exec> void "
                 "select(Exec, Routing<T, Exec>, State, Inputs, Assignment<T, Exec>, Scratch) const "
                 "(docs/guide/add_a_policy.md)");
+  static_assert(bool(AdjustPolicy<typename Layer::Adjust, T, Exec> || !Layer::has_adjust),
+                "kokomo::Layer, slot adjust: the policy lacks template <class T, class Exec> void adjust(Exec, "
+                "Parameters, Routing<T, Exec>, State, Inputs, Matrix<compute_t<T>, Exec> logits, Saved) const, which "
+                "changes the logits in place (docs/guide/add_a_policy.md)");
   static_assert(bool(HasScore<Gate>),
                 "kokomo::Layer, slot Gate: the policy lacks using Score, the score function that selection ranks by "
                 "(SoftmaxScore, SigmoidScore, ..., IdentityScore; docs/guide/add_a_policy.md)");
@@ -219,6 +231,11 @@ template <class Layer> consteval void check_backward() {
                 "kokomo::Layer::backward, slot Experts: the policy lacks template <class T, class Exec> void "
                 "backward(Exec, Parameters, ExpertRows<T, Exec>, ExpertRowGradients<T, Exec>, Parameters grads, Write, "
                 "Saved, BackwardScratch) const (docs/guide/add_a_policy.md)");
+  static_assert(bool(AdjustsGradient<typename Layer::Adjust, T, Exec> ||
+                     std::is_same_v<parameters_t<typename Layer::Adjust, T, Exec>, Nothing>),
+                "kokomo::Layer::backward, slot adjust: the policy has Parameters and lacks template <class T, class "
+                "Exec> void adjust_backward(Exec, Parameters, Routing<T, Exec>, State, Inputs, Saved, "
+                "Matrix<compute_t<T>, Exec> d_logits, Parameters grads, Write) const (docs/guide/add_a_policy.md)");
   static_assert(bool(CombineGradient<typename Layer::Combine, T, Exec>),
                 "kokomo::Layer::backward, slot combine: the policy lacks template <class T, class Exec> void "
                 "finish_backward(Exec, Parameters, Matrix<T const, Exec> dy, compute_t<T>* d_routed, compute_t<T>* "

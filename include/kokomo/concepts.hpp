@@ -139,6 +139,15 @@ concept Steps = requires(Balancer const& b, Exec const& exec, state_t<Balancer, 
   b.template step<T>(exec, state);
 };
 
+/// An adjustment that changes the gradient on its way back to the scorer, or takes one of its own from it.
+template <class Adjust, class T, class Exec>
+concept AdjustsGradient = requires(Adjust const& p, Exec const& exec, parameters_t<Adjust, T, Exec> const& parameters,
+                                   Routing<T, Exec> const& routing, state_t<Adjust, T, Exec> const& state,
+                                   inputs_t<Adjust, T, Exec> const& inputs, saved_t<Adjust, T, Exec> const& saved,
+                                   Matrix<compute_t<T>, Exec> const& d_logits) {
+  p.template adjust_backward<T>(exec, parameters, routing, state, inputs, saved, d_logits, parameters, Write::add);
+};
+
 /// An adjustment that leaves experts out of selection.
 template <class Adjust, class T, class Exec>
 concept MasksExperts = requires(Adjust const& p, state_t<Adjust, T, Exec> const& state,

@@ -11,6 +11,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <random>
 #include <string>
@@ -39,6 +40,7 @@ template <class LayerT> struct Fixture {
   OwnedVector<index_t, Exec> token_mask;
   OwnedMatrix<index_t, Exec> experts;    ///< of Given
   OwnedVector<offset_t, Exec> token_ids; ///< of HashTable
+  std::function<void(typename Layer::Inputs&)> more_inputs; ///< gives what a policy reads beside these
   Mode mode = Mode::inference;
   std::uint64_t step = 0;
 
@@ -94,6 +96,7 @@ template <class LayerT> struct Fixture {
     if constexpr (requires { in.selector.token_ids; }) in.selector.token_ids = token_ids;
     in.mode = mode;
     in.step = step;
+    if (more_inputs) more_inputs(in);
     return in;
   }
 

@@ -28,7 +28,12 @@ template <class V> auto to_host(V const& view) {
 template <class V, class Values> void to_device(Values const& values, V const& view) {
   using Value = typename V::value_type;
   REQUIRE(values.size() == view.size());
-  Kokkos::View<Value const*, Kokkos::HostSpace, Kokkos::MemoryUnmanaged> source(values.data(), values.size());
+  std::vector<Value> converted;
+  if constexpr (!std::is_same_v<typename Values::value_type, Value>)
+    for (auto const& value : values) converted.push_back(static_cast<Value>(value));
+  Value const* data = converted.data();
+  if constexpr (std::is_same_v<typename Values::value_type, Value>) data = values.data();
+  Kokkos::View<Value const*, Kokkos::HostSpace, Kokkos::MemoryUnmanaged> source(data, values.size());
   Kokkos::View<Value*, typename V::memory_space, Kokkos::MemoryUnmanaged> target(view.data(), view.size());
   Kokkos::deep_copy(target, source);
 }

@@ -99,9 +99,9 @@ void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, Stat
                                          grads.gate, write, scratch.gate);
   if constexpr (detail::HasLossGradient<Balancer, T, Exec>)
     m_policies.balancer.template backward<T>(exec, routing, a, saved.balancer, scratch.d_logits);
-  if constexpr (has_adjust)
-    m_policies.adjust.template adjust_backward<T>(exec, parameters.adjust, routing, inputs.adjust, saved.adjust,
-                                                  scratch.d_logits, grads.adjust, write);
+  if constexpr (detail::AdjustsGradient<Adjust, T, Exec>)
+    m_policies.adjust.template adjust_backward<T>(exec, parameters.adjust, routing, state.adjust, inputs.adjust,
+                                                  saved.adjust, scratch.d_logits, grads.adjust, write);
 
   if (own_router_input)
     detail::fill(exec, "kokomo::Layer::reset", scratch.d_router_input.data(), offset_t(scratch.d_router_input.size()),
