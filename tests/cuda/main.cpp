@@ -13,11 +13,12 @@ int special_routers();
 int scorers();
 int token_routers();
 int quantized_experts();
+int decorators();
 
 int main(int argc, char** argv) {
   Kokkos::ScopeGuard const kokkos(argc, argv);
   int const failed = sigmoid_routers() + softmax_routers() + selected_routers() + special_routers() + scorers() +
-                     token_routers() + quantized_experts();
+                     token_routers() + quantized_experts() + decorators();
   std::printf("%d failed\n", failed);
   return failed == 0 ? 0 : 1;
 }

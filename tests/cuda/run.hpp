@@ -71,6 +71,9 @@ template <template <class> class Model> struct Run {
       Kokkos::deep_copy(given, host);
       inputs.selector.experts = given;
     }
+    kokomo::OwnedVector<kokomo::index_t, Exec> classes("classes", tokens);
+    if constexpr (requires { std::get<0>(inputs.adjust.parts).class_id; })
+      std::get<0>(inputs.adjust.parts).class_id = classes;
     typename Layer::InputGradients d_inputs;
     d_inputs.x = dx;
 
