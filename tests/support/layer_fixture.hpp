@@ -38,8 +38,8 @@ template <class LayerT> struct Fixture {
   offset_t tokens;
   Batch x, y, dy, dx, router_input, d_router_input;
   OwnedVector<index_t, Exec> token_mask;
-  OwnedMatrix<index_t, Exec> experts;    ///< of Given
-  OwnedVector<offset_t, Exec> token_ids; ///< of HashTable
+  OwnedMatrix<index_t, Exec> experts;                       ///< of Given
+  OwnedVector<offset_t, Exec> token_ids;                    ///< of HashTable
   std::function<void(typename Layer::Inputs&)> more_inputs; ///< gives what a policy reads beside these
   Mode mode = Mode::inference;
   std::uint64_t step = 0;
