@@ -12,6 +12,7 @@
 
 #include <kokomo/io/checkpoint.hpp>
 #include <kokomo/io/families.hpp>
+#include <kokomo/io/quantized.hpp>
 #include <kokomo/models/deepseek_v2.hpp>
 #include <kokomo/models/deepseek_v3.hpp>
 #include <kokomo/models/deepseek_v4.hpp>
@@ -185,7 +186,7 @@ private:
                               std::to_string(m_layers.size()) + ", layer " + std::to_string(layer) + ": ";
     block.tensor_of = [this, layer, where](std::string_view role) {
       auto const name = io::tensor_name(m_family, m_config, layer, role);
-      auto const* const tensor = name.empty() ? nullptr : m_checkpoint.find(name);
+      auto const* const tensor = name.empty() ? nullptr : m_tensors.find(name);
       if (tensor != nullptr) m_progress(where + "reading " + name);
       return tensor;
     };
@@ -321,6 +322,8 @@ private:
   Options m_options;
   io::Checkpoint m_checkpoint;
   io::Config m_config = m_checkpoint.config();
+  io::DequantizedTensors m_tensors{[this](std::string_view name) { return m_checkpoint.find(name); },
+                                   io::quantization_of(m_config)};
   io::Family const& m_family = io::family(m_config);
   std::optional<io::SafetensorsFile> m_activations;
   std::vector<int> m_layers;

@@ -3,6 +3,7 @@
 #define KOKOMO_IO_PARAMETERS_HPP
 
 #include <kokomo/error.hpp>
+#include <kokomo/io/quantized.hpp>
 #include <kokomo/io/tensor.hpp>
 #include <kokomo/types.hpp>
 
@@ -53,6 +54,19 @@ inline constexpr WholeRole whole_roles[] = {{"router.weight", "router_weight"},
                                             {"space.norm", "latent_norm_weight"},
                                             {"combine.bias", "output_bias"},
                                             {"combine.norm", "post_norm_weight"},
+                                            // quantised experts: MXFP4, then float8
+                                            {"experts.gate_up_codes", "gate_up_blocks"},
+                                            {"experts.gate_up_scales", "gate_up_scales"},
+                                            {"experts.down_codes", "down_blocks"},
+                                            {"experts.down_scales", "down_scales"},
+                                            {"experts.gate_codes", "gate_proj"},
+                                            {"experts.gate_scales", "gate_proj_scale_inv"},
+                                            {"experts.up_codes", "up_proj"},
+                                            {"experts.up_scales", "up_proj_scale_inv"},
+                                            {"experts.down_codes", "down"},
+                                            {"experts.down_scales", "down_scale_inv"},
+                                            {"shared.down_codes", "shared_down_proj"},
+                                            {"shared.down_scales", "shared_down_proj_scale_inv"},
                                             {"balancer.bias", "selection_bias"},
                                             {"selector.table", "hash_table"}};
 
@@ -60,9 +74,29 @@ inline constexpr WholeRole whole_roles[] = {{"router.weight", "router_weight"},
 struct FusedRole {
   std::string_view parameter, gate, up;
 };
-inline constexpr FusedRole fused_roles[] = {{"experts.gate_up", "gate_proj", "up_proj"},
-                                            {"experts.gate_up_bias", "gate_bias", "up_bias"},
-                                            {"shared.gate_up", "shared_gate_proj", "shared_up_proj"}};
+inline constexpr FusedRole fused_roles[] = {
+    {"experts.gate_up", "gate_proj", "up_proj"},
+    {"experts.gate_up_bias", "gate_bias", "up_bias"},
+    {"shared.gate_up", "shared_gate_proj", "shared_up_proj"},
+    {"experts.gate_up_codes", "gate_proj", "up_proj"},
+    {"experts.gate_up_scales", "gate_proj_scale_inv", "up_proj_scale_inv"},
+    {"shared.gate_up_codes", "shared_gate_proj", "shared_up_proj"},
+    {"shared.gate_up_scales", "shared_gate_proj_scale_inv", "shared_up_proj_scale_inv"}};
+
+/// The bytes of quantised weights or of their scales: MXFP4 blocks as rows, and float8 by its bits.
+/// \throws kokomo::Error 412, 413 for what is none of them
+inline io::TensorInfo packed_bytes(io::TensorInfo const& tensor, std::string_view role) {
+  role = role.substr(0, role.find('.'));
+  if (role.ends_with("_blocks")) return rows_of_blocks(tensor);
+  io::TensorInfo bytes = tensor;
+  if (role.ends_with("_scales")) {
+    if (tensor.dtype != io::DType::F8_E8M0) expect_dtype(tensor, io::DType::U8);
+  } else {
+    expect_dtype(tensor, io::DType::F8_E4M3);
+  }
+  bytes.dtype = io::DType::U8;
+  return bytes;
+}
 
 } // namespace kokomo::inline v0::detail
 
@@ -92,7 +126,8 @@ using TensorOfRole = std::function<TensorInfo const*(std::string_view role)>;
 inline std::vector<Place> places_of(std::string_view parameter, std::array<offset_t, 3> const& extents,
                                     std::function<bool(std::string_view)> const& has) {
   offset_t const inner = extents[1] * extents[2], total = extents[0] * inner;
-  offset_t const columns = extents[2] > 1 ? extents[2] : extents[1] > 1 ? extents[1] : extents[0];
+  bool const quantized = parameter.ends_with("_codes") || parameter.ends_with("_scales");
+  offset_t const columns = quantized || extents[2] > 1 ? extents[2] : extents[1] > 1 ? extents[1] : extents[0];
   for (auto const& whole : kokomo::detail::whole_roles) {
     if (whole.parameter != parameter) continue;
     std::string const role(whole.role);
@@ -157,7 +192,10 @@ void load(typename Layer::Exec const& exec, typename Layer::Parameters const& pa
     for (Place const& place : places) {
       TensorInfo const* const tensor = tensor_of(place.role);
       kokomo::detail::require(tensor != nullptr, 411, "no tensor for role ", place.role, " of parameter ", name);
-      read_place(*tensor, place, host.data());
+      if constexpr (std::is_same_v<typename std::decay_t<decltype(view)>::non_const_value_type, std::uint8_t>)
+        read_place(kokomo::detail::packed_bytes(*tensor, place.role), place, host.data());
+      else
+        read_place(*tensor, place, host.data());
     }
     Kokkos::deep_copy(exec, view, host);
   };

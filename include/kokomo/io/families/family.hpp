@@ -151,8 +151,16 @@ inline std::string projection_name(io::ProjectionNames const& names, std::string
   return part.empty() || pattern.empty() ? "" : replaced(std::string(pattern), "{p}", part);
 }
 
+/// What is behind a tensor's name where quantised checkpoints have two or three tensors for it.
+inline constexpr std::string_view quantized_suffixes[] = {"_blocks", "_scales", "_scale_inv"};
+
 /// What a role is called behind its layer's name, with {e} left in.
 inline std::string role_pattern(io::TensorNames const& names, std::string_view role) {
+  for (auto const suffix : quantized_suffixes) {
+    if (!role.ends_with(suffix)) continue;
+    auto const whole = role_pattern(names, role.substr(0, role.size() - suffix.size()));
+    return whole.empty() ? whole : whole + std::string(suffix);
+  }
   for (auto const& [other, name] : names.others)
     if (role == other) return std::string(name);
   if (role == "router_weight") return std::string(names.router);
@@ -173,7 +181,8 @@ namespace kokomo::inline v0::io {
 ///             down_bias; with ".3" behind it for expert 3 where experts have tensors of their own, and only there;
 ///             shared_gate_proj, shared_up_proj, shared_down_proj, shared_gate_up, shared_expert_gate; output_bias,
 ///             hash_table, latent_in, latent_out, latent_norm_weight, post_expert_norm_weight, post_norm_weight,
-///             router_scale, per_expert_scale, expert_norm_weight, global_scale
+///             router_scale, per_expert_scale, expert_norm_weight, global_scale; the roles of matrices with _blocks,
+///             _scales or _scale_inv behind them, before the expert, for what quantised checkpoints have in their place
 inline std::string tensor_name(Family const& family, Config const& config, int layer, std::string_view role) {
   std::string_view expert;
   auto const dot = role.find('.');

@@ -3,6 +3,7 @@
 #define KOKOMO_IO_FAMILIES_SELECTED_HPP
 
 #include <kokomo/io/families/keys.hpp>
+#include <kokomo/io/quantized.hpp>
 
 namespace kokomo::inline v0::detail::families {
 
@@ -30,7 +31,8 @@ inline MoeBlock gpt_oss_block(Config const& c, int layer) {
   d.router_bias = d.expert_bias = true;
   d.clamped = gpt_oss_activation(c);
   d.gate_up = GateUp::interleaved;
-  in_out(d);
+  bool const blocks = io::quantization_of(c).method == io::Quantization::Method::mxfp4; // those lie along the inputs
+  if (!blocks) in_out(d);
   return {"GptOss", d};
 }
 inline MoeBlock privacy_filter_block(Config const& c, int layer) {
