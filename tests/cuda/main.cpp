@@ -11,6 +11,7 @@ int softmax_routers();
 int selected_routers();
 int special_routers();
 int scorers();
+int balancers();
 int token_routers();
 int quantized_experts();
 int decorators();
@@ -18,7 +19,7 @@ int decorators();
 int main(int argc, char** argv) {
   Kokkos::ScopeGuard const kokkos(argc, argv);
   int const failed = sigmoid_routers() + softmax_routers() + selected_routers() + special_routers() + scorers() +
-                     token_routers() + quantized_experts() + decorators();
+                     balancers() + token_routers() + quantized_experts() + decorators();
   std::printf("%d failed\n", failed);
   return failed == 0 ? 0 : 1;
 }

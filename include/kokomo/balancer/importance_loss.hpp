@@ -61,13 +61,14 @@ template <class Mass, class T, class Exec> struct VariationGradient {
 /// gradient: unlike a count, p depends on the logits. Masked tokens leave I.
 /// \tparam Mass p: ChosenSoftmaxMass, the weights of SelectedSoftmaxGate (Shazeer et al.), or SoftmaxMass over all
 ///              experts (V-MoE; there of the logits without noise)
-/// \throws kokomo::Error 106 for a negative epsilon
+/// \throws kokomo::Error 106 for a negative epsilon, 107 for `.clean` without NoisyScorer's columns
 template <class Mass = ChosenSoftmaxMass> struct ImportanceLoss {
   using Distribution = Mass;
 
   float coefficient = 1e-2f;
   float epsilon = 1e-10f;
   bool sample_variance = false; ///< divide by E - 1
+  bool clean = false;           ///< of the logits without noise, with NoisyScorer
 
   template <class T, class Exec> struct Saved {
     detail::BalanceSums<compute_t<T>, Exec> sums;
@@ -78,14 +79,17 @@ template <class Mass = ChosenSoftmaxMass> struct ImportanceLoss {
           phi(arena.vector<compute_t<T>, Exec>(sizes.experts)) {}
   };
 
-  void check(Sizes const&) const {
+  void check(Sizes const& sizes) const {
     detail::require(epsilon >= 0, 106, "ImportanceLoss epsilon = ", epsilon, ", expected >= 0");
+    detail::require(!clean || sizes.columns >= 3 * sizes.experts, 107, "ImportanceLoss reads NoisyScorer's ",
+                    3 * sizes.experts, " columns, but this router has ", sizes.columns);
   }
 
   template <class T, class Exec, class State>
-  void observe(Exec const& exec, Routing<T, Exec> const& routing, Assignment<T, Exec> const& a, State const&,
+  void observe(Exec const& exec, Routing<T, Exec> routing, Assignment<T, Exec> const& a, State const&,
                Saved<T, Exec> const& saved, Vector<compute_t<T>, Exec> const& loss) const {
     using C = compute_t<T>;
+    if (clean) routing.logits = from_column(routing.logits, routing.sizes.experts);
     detail::sum_up<Mass>(exec, "kokomo::ImportanceLoss::sum", routing, a, {routing.sizes.tokens, routing.sizes.tokens},
                          {}, detail::NoPicks{}, saved.sums);
     detail::for_each(exec, "kokomo::ImportanceLoss::add", 1,
@@ -94,11 +98,21 @@ template <class Mass = ChosenSoftmaxMass> struct ImportanceLoss {
   }
 
   template <class T, class Exec>
-  void backward(Exec const& exec, Routing<T, Exec> const& routing, Assignment<T, Exec> const&,
-                Saved<T, Exec> const& saved, Matrix<compute_t<T>, Exec> const& d_logits) const {
+  void backward(Exec const& exec, Routing<T, Exec> routing, Assignment<T, Exec> const&, Saved<T, Exec> const& saved,
+                Matrix<compute_t<T>, Exec> d_logits) const {
+    if (clean) {
+      routing.logits = from_column(routing.logits, routing.sizes.experts);
+      d_logits = from_column(d_logits, routing.sizes.experts);
+    }
     detail::for_each(exec, "kokomo::ImportanceLoss::backward", routing.sizes.tokens,
                      detail::VariationGradient<Mass, T, Exec>{routing, saved.sums.mass, saved.phi,
                                                               compute_t<T>(coefficient), d_logits});
+  }
+
+private:
+  /// The same rows, read from another column on.
+  template <class M> static M from_column(M const& rows, index_t column) {
+    return M(rows.data() + column, rows.extent(0), rows.extent(1));
   }
 };
 
