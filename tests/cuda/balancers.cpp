@@ -12,6 +12,7 @@
 #include <kokomo/balancer/orthogonality_loss.hpp>
 #include <kokomo/balancer/published_losses.hpp>
 #include <kokomo/balancer/selection_bias.hpp>
+#include <kokomo/gate/selected_softmax.hpp>
 #include <kokomo/router/noisy_scorer.hpp>
 #include <kokomo/router/positive.hpp>
 
