@@ -49,7 +49,8 @@ template <class TypeT = double, class ExecT = Exec> struct RoutingFixture {
     sizes.shared = shared;
     sizes.experts = sizes.weighted = sizes.columns - shared;
     sizes.workers = detail::product_workers(exec);
-    to_device(flat(rows), logits);
+    auto const values = flat(rows);
+    to_device(std::vector<C>(values.begin(), values.end()), logits);
   }
 
   void set_bias(Row const& values) { set(bias, values); }
@@ -119,7 +120,7 @@ template <class TypeT = double, class ExecT = Exec> struct RoutingFixture {
   template <class Gate> Rows gate_gradient(Gate const& gate, Row d_weights) {
     d_weights.resize(std::size_t(assignment.entries()), 0.0);
     OwnedVector<C, Exec> d_weight("d_weight", d_weights.size());
-    to_device(d_weights, d_weight);
+    to_device(std::vector<C>(d_weights.begin(), d_weights.end()), d_weight);
     OwnedMatrix<C, Exec> d_logits("d_logits", logits.extent(0), logits.extent(1));
     poison_view(d_logits);
     auto const parameters = parameters_of(gate), grads = parameters_of(gate);
@@ -195,7 +196,7 @@ private:
 
   template <class V, class Values> static void set(V& view, Values const& values) {
     view = V("values", values.size());
-    to_device(values, view);
+    to_device(std::vector<typename V::value_type>(values.begin(), values.end()), view);
   }
 
   void refresh() {

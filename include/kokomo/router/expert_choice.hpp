@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#ifndef KOKOMO_ROUTER_EXPERT_CHOICE_HPP
+#define KOKOMO_ROUTER_EXPERT_CHOICE_HPP
+
+#include <kokomo/assignment.hpp>
+#include <kokomo/concepts.hpp>
+#include <kokomo/detail/kth_largest.hpp>
+#include <kokomo/detail/launch.hpp>
+#include <kokomo/detail/ranking.hpp>
+#include <kokomo/detail/sequences.hpp>
+#include <kokomo/error.hpp>
+
+#include <algorithm>
+#include <cmath>
+
+namespace kokomo::inline v0 {
+
+/// What a selector that needs the whole sequence does in inference, where later tokens are not known yet.
+enum class InferenceChoice {
+  best,           ///< the same as in training
+  above_threshold ///< every expert takes the tokens whose score is above a threshold: no token looks at another
+};
+
+namespace detail {
+
+/// Scores by expert, [experts, tokens], so that an expert reads its tokens in a row. NaN marks what may not be taken.
+template <class Score, class T, class Exec> struct ScoreByExpert {
+  using C = compute_t<T>;
+  Routing<T, Exec> routing;
+  Matrix<C, Exec> scores;
+
+  KOKKOS_FUNCTION void operator()(offset_t token) const {
+    C const* const z = routing.row(token);
+    auto const row = Score::row(z, routing.sizes.experts);
+    bool const masked = routing.masked(token);
+    for (index_t e = 0; e < routing.sizes.experts; ++e)
+      scores(e, token) =
+          masked || !routing.selectable(e) ? Kokkos::Experimental::quiet_NaN_v<C> : rankable(Score::value(row, z[e]));
+  }
+};
+
+/// What an expert takes of a sequence: scores above `bound`, and those equal to it up to and including token `last`.
+template <class C, class Exec> struct ChoiceBounds {
+  Matrix<C, Exec> bound;       // [sequences, experts]
+  Matrix<offset_t, Exec> last; // [sequences, experts]
+
+  KOKKOS_FUNCTION bool takes(offset_t sequence, index_t expert, offset_t token, C score) const {
+    C const b = bound(sequence, expert);
+    return score > b || (score == b && token <= last(sequence, expert));
+  }
+};
+
+template <class C, class Exec> struct BoundChoice {
+  Matrix<C, Exec> scores;
+  Sequences sequences;
+  offset_t places;
+  ChoiceBounds<C, Exec> bounds;
+
+  KOKKOS_FUNCTION void operator()(offset_t i) const {
+    auto const experts = offset_t(scores.extent(0));
+    offset_t const s = i / experts, e = i % experts, begin = sequences.begin(s), n = sequences.end(s) - begin;
+    C const* const score = &scores(e, begin);
+    C const bound = kth_largest<C>(ArrayValues<C>{score}, n, places);
+    offset_t left = places; // for those that equal the bound
+    for (offset_t t = 0; t < n; ++t) left -= score[t] > bound ? 1 : 0;
+    offset_t last = begin - 1;
+    for (offset_t t = 0; t < n && left > 0; ++t)
+      if (score[t] == bound) --left, last = begin + t;
+    bounds.bound(s, e) = bound;
+    bounds.last(s, e) = last;
+  }
+};
+
+template <class C, class T, class Exec> struct TakeBest {
+  Assignment<T, Exec> a;
+  Matrix<C, Exec> scores;
+  Sequences sequences;
+  ChoiceBounds<C, Exec> bounds;
+
+  /// One step of a scan over tokens: `entries` is where the token's entries begin.
+  KOKKOS_FUNCTION void operator()(offset_t token, offset_t& entries, bool final) const {
+    if (final) a.token_offsets[token] = entries;
+    if (token == a.tokens) return;
+    offset_t const s = sequences.of(token);
+    for (index_t e = 0; e < a.experts; ++e)
+      if (bounds.takes(s, e, token, scores(e, token))) {
+        if (final) a.choose(entries, e);
+        ++entries;
+      }
+  }
+};
+
+template <class C, class T, class Exec> struct TakeAbove {
+  Assignment<T, Exec> a;
+  Matrix<C, Exec> scores;
+  C threshold;
+
+  KOKKOS_FUNCTION void operator()(offset_t token, offset_t& entries, bool final) const {
+    if (final) a.token_offsets[token] = entries;
+    if (token == a.tokens) return;
+    for (index_t e = 0; e < a.experts; ++e)
+      if (scores(e, token) > threshold) {
+        if (final) a.choose(entries, e);
+        ++entries;
+      }
+  }
+};
+
+} // namespace detail
+
+/// Experts choose tokens: of each sequence, every expert takes the C tokens with its largest scores,
+///
+///     C = max(1, places > 0 ? places : ceil(factor * n / E)),   n tokens of a sequence
+///
+/// so that loads are equal by construction and a token has any number of experts, none included. Scores are those of
+/// the gate's score function; ties go to the smaller token. Masked tokens are not taken. With one expert and raw scores
+/// this is the token selection of Mixture-of-Depths.
+///
+/// Not causal: which tokens an expert takes depends on all of the sequence. `InferenceChoice::above_threshold` is.
+/// Source: google/flaxformer ExpertsChooseMaskedRouter (docs/policies/router/expert_choice.md).
+/// \throws kokomo::Error 108 for negative settings, or where neither places nor factor is positive
+struct ExpertChoice {
+  static constexpr bool causal = false;
+  static constexpr bool balances_itself = true;
+
+  double factor = 1;                ///< >= 0, of the load that one expert a token would give
+  offset_t places = 0;              ///< >= 0, tokens an expert takes of a sequence, in place of `factor`
+  offset_t tokens_per_sequence = 0; ///< >= 0; 0: experts choose among the whole batch
+  InferenceChoice inference = InferenceChoice::best;
+  double threshold = 0; ///< of the score, for InferenceChoice::above_threshold
+
+  template <class T, class Exec> struct Scratch {
+    Matrix<compute_t<T>, Exec> scores; // [experts, tokens]
+    detail::ChoiceBounds<compute_t<T>, Exec> bounds;
+
+    Scratch(detail::Arena& arena, ExpertChoice const& policy, Sizes const& sizes)
+        : scores(arena.matrix<compute_t<T>, Exec>(sizes.experts, sizes.tokens)) {
+      offset_t const sequences = policy.sequences(sizes).count();
+      bounds.bound = arena.matrix<compute_t<T>, Exec>(sequences, sizes.experts);
+      bounds.last = arena.matrix<offset_t, Exec>(sequences, sizes.experts);
+    }
+  };
+
+  void check(Sizes const&) const {
+    detail::require(factor >= 0 && places >= 0 && tokens_per_sequence >= 0, 108,
+                    "ExpertChoice settings must not be negative: factor = ", factor, ", places = ", places,
+                    ", tokens_per_sequence = ", tokens_per_sequence);
+    detail::require(factor > 0 || places > 0, 108,
+                    "ExpertChoice has no size: set one of places and factor to a positive value");
+  }
+
+  /// Tokens that an expert takes of each sequence that has as many.
+  offset_t limit(Sizes const& sizes) const {
+    double const n = double(sequences(sizes).length);
+    return std::max(offset_t(1),
+                    places > 0 ? places : offset_t(std::ceil(std::min(n, factor * n / double(sizes.experts)))));
+  }
+
+  offset_t entries_per_token(Sizes const& sizes) const { return sizes.experts; }
+  offset_t entries(Sizes const& sizes) const {
+    offset_t const pairs = sizes.tokens * sizes.experts;
+    if (inference == InferenceChoice::above_threshold) return pairs;
+    return std::min(pairs, sequences(sizes).count() * limit(sizes) * sizes.experts);
+  }
+
+  template <class GateScore, class T, class Exec>
+  void select(Exec const& exec, Routing<T, Exec> const& routing, Nothing const&, Nothing const&,
+              Assignment<T, Exec> const& a, Scratch<T, Exec> const& scratch) const {
+    using C = compute_t<T>;
+    detail::for_each(exec, "kokomo::ExpertChoice::score", a.tokens,
+                     detail::ScoreByExpert<GateScore, T, Exec>{routing, scratch.scores});
+    auto const tokens = Kokkos::RangePolicy<Exec, Kokkos::IndexType<offset_t>>(exec, 0, a.tokens + 1);
+    if (routing.mode == Mode::inference && inference == InferenceChoice::above_threshold)
+      return Kokkos::parallel_scan("kokomo::ExpertChoice::take", tokens,
+                                   detail::TakeAbove<C, T, Exec>{a, scratch.scores, C(threshold)});
+    auto const sequences = this->sequences(routing.sizes);
+    detail::for_each(exec, "kokomo::ExpertChoice::bound", sequences.count() * a.experts,
+                     detail::BoundChoice<C, Exec>{scratch.scores, sequences, limit(routing.sizes), scratch.bounds});
+    Kokkos::parallel_scan("kokomo::ExpertChoice::take", tokens,
+                          detail::TakeBest<C, T, Exec>{a, scratch.scores, sequences, scratch.bounds});
+  }
+
+private:
+  detail::Sequences sequences(Sizes const& sizes) const { return {sizes.tokens, tokens_per_sequence}; }
+};
+
+} // namespace kokomo::inline v0
+
+#endif
