@@ -59,6 +59,14 @@ concept CombinesRows = requires(Experts const& p, Exec const& exec, parameters_t
   p.template forward_combined<T>(exec, parameters, in, out, width, saved, scratch);
 };
 
+/// A selector whose loads do not depend on what is added to all ranks of an expert.
+template <class Selector> constexpr bool balances_itself() {
+  if constexpr (requires { Selector::balances_itself; })
+    return Selector::balances_itself;
+  else
+    return false;
+}
+
 template <class P>
 concept HasScore = requires {
   typename P::Score;
@@ -211,6 +219,9 @@ template <class Layer> consteval void check_composition() {
   static_assert(Layer::weighs_shared == is_joint_share<typename Layer::Experts>(),
                 "kokomo::Layer: a gate that weighs shared experts (JointSigmoidGate) and WithShared<..., JointShare> "
                 "need each other");
+  static_assert(!balances_itself<Selector>() || !bool(BiasesSelection<typename Layer::Balancer, T, Exec>),
+                "kokomo::Layer: a selector that balances the load itself (ExpertChoice, SinkhornTopK, "
+                "BalancedAssignment) does not see a balancer's selection bias (docs/policies/balancer)");
 }
 
 template <class Layer> consteval void check_backward() {
