@@ -34,7 +34,7 @@ def snippets() -> "dict[tuple[str, str], str]":
 def main() -> int:
     write = "--write" in sys.argv[1:]
     known, shown, problems = snippets(), set(), []
-    general = {name: key for key in known for name in [key[1]] if key[0] in ("guide", "positive")}
+    general = {name: key for key in known for name in [key[1]] if key[0] in ("guide", "positive", "families")}
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     for page in pages:
         if not page.is_file():

@@ -103,6 +103,8 @@ constexpr Entry families[] = {
     {"doge", &check<models::Doge>},
     {"ernie4_5_vl_moe", &check_two_modalities},
     {"aux_load_balancing", &check_pooled_loss},
+    {"extra_expert_choice", &check_expert_choice},
+    {"extra_sinkhorn", &check_sinkhorn},
 };
 
 /// Families whose composition depends on their settings.

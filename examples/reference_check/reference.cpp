@@ -64,6 +64,10 @@ Reference::Reference(std::string const& path) : m_file(path) {
   m_config = json::parse(text_of(metadata, "config"));
   json const roles = json::parse(text_of(metadata, "roles"));
   for (auto const& [role, name] : roles.items()) m_roles[role] = name;
+  for (auto const& [role, name] :
+       {std::pair{"router_weight", "gate.weight"}, {"gate_up", "experts.gate_up_proj"}, {"down", "experts.down_proj"}})
+    if (roles.empty()) // a file without roles names its tensors alike
+      if (m_file.find(name) != nullptr) m_roles[role] = name;
   m_bfloat16 = text_of(metadata, "dtype") == "bfloat16";
   m_tokens = value(m_config, "tokens", offset_t(0));
 }

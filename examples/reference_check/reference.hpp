@@ -79,5 +79,9 @@ void check_losses(Reference const& reference, Comparison& comparison);
 void check_pooled_loss(Reference const& reference, Comparison& comparison);
 /// Text and vision experts, each with a router of its own, beside shared experts: two layers.
 void check_two_modalities(Reference const& reference, Comparison& comparison);
+/// Experts that choose tokens.
+void check_expert_choice(Reference const& reference, Comparison& comparison);
+/// A transport plan between tokens and experts.
+void check_sinkhorn(Reference const& reference, Comparison& comparison);
 
 #endif
