@@ -3,6 +3,7 @@
 #define KOKOMO_ADJUST_ADJUSTMENTS_HPP
 
 #include <kokomo/concepts.hpp>
+#include <kokomo/detail/aliasing.hpp>
 #include <kokomo/detail/launch.hpp>
 #include <kokomo/slots.hpp>
 
@@ -52,7 +53,13 @@ template <class... Parts> struct Adjustments {
       std::apply([&](auto const&... s) { (s.for_each(f, prefix), ...); }, parts);
     }
   };
-  template <class T, class Exec> struct Inputs { std::tuple<inputs_t<Parts, T, Exec>...> parts; };
+  template <class T, class Exec> struct Inputs {
+    std::tuple<inputs_t<Parts, T, Exec>...> parts;
+
+    template <class F> void for_each(F&& f) const {
+      std::apply([&](auto const&... p) { (detail::visit_arguments(p, f), ...); }, parts);
+    }
+  };
   template <class T, class Exec> struct Saved {
     std::tuple<saved_t<Parts, T, Exec>...> parts;
     Vector<index_t, Exec> mask; ///< [experts] what all of them leave

@@ -117,6 +117,11 @@ struct Pheromone {
   template <class T, class Exec> struct Inputs {
     VectorArgument<index_t const, Exec> class_id{};          ///< [tokens]
     MatrixArgument<compute_t<T> const, Exec> class_weight{}; ///< [tokens, classes]
+
+    template <class F> void for_each(F&& f) const {
+      f(Name{"", "class_id"}, class_id);
+      f(Name{"", "class_weight"}, class_weight);
+    }
   };
 
   void check(Sizes const&) const {

@@ -19,6 +19,11 @@ concept ListsArguments = !std::is_same_v<Object, Nothing> && requires(Object con
   object.for_each(VisitNothing{});
 };
 
+/// Calls f(name, argument) for what Inputs hold, if they say it.
+template <class Object, class F> void visit_arguments(Object const& object, F&& f) {
+  if constexpr (ListsArguments<Object>) object.for_each(f);
+}
+
 /// The memory of a call's arguments by name, to find those that share some. It allocates nothing: a call has some dozen
 /// Views; those beyond the table's end, which only a policy with very many parameters can reach, are not compared.
 class MemoryRanges {
@@ -42,11 +47,10 @@ public:
 
   /// The arguments of a policy's Inputs or InputGradients, if it lists them.
   template <class Object> MemoryRanges& add_arguments(std::string_view object_name, Object const& object) {
-    if constexpr (ListsArguments<Object>)
-      object.for_each([&](Name const& name, auto const& argument) {
-        auto const [begin, end] = argument.range();
-        add({object_name, name, begin, end});
-      });
+    visit_arguments(object, [&](Name const& name, auto const& argument) {
+      auto const [begin, end] = argument.range();
+      add({object_name, name, begin, end});
+    });
     return *this;
   }
 

@@ -2,6 +2,7 @@
 #ifndef KOKOMO_ROUTER_REPLAY_HPP
 #define KOKOMO_ROUTER_REPLAY_HPP
 
+#include <kokomo/detail/aliasing.hpp>
 #include <kokomo/router/given.hpp>
 #include <kokomo/router/top_k.hpp>
 
@@ -22,6 +23,12 @@ template <class T, class Exec> struct RecordChoice {
 template <class Base, class Exec> struct ReplayInputs : Base {
   MatrixArgument<index_t, Exec> record{};       ///< [tokens, most entries a token], written
   MatrixArgument<index_t const, Exec> replay{}; ///< the same; given: it is the choice
+
+  template <class F> void for_each(F&& f) const {
+    visit_arguments(static_cast<Base const&>(*this), f);
+    f(Name{"", "record"}, record);
+    f(Name{"", "replay"}, replay);
+  }
 };
 
 } // namespace detail
