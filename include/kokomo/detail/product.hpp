@@ -2,6 +2,7 @@
 #ifndef KOKOMO_DETAIL_PRODUCT_HPP
 #define KOKOMO_DETAIL_PRODUCT_HPP
 
+#include <kokomo/detail/host/outer_product.hpp>
 #include <kokomo/detail/host/product.hpp>
 #include <kokomo/detail/operands.hpp>
 
@@ -173,7 +174,7 @@ void grouped_outer_product(Exec const& exec, std::string const& label, GroupedRo
                            WorkerScratch scratch) {
   if constexpr (runs_on_host_v<Exec>) {
     if (groups.groups == 0 || columns == 0 || depth == 0) return;
-    auto const* kernel = &host::microkernel<C>(host::instruction_set());
+    auto const* kernel = &host::outer_kernel<C, SW>(host::instruction_set());
     if (w.n_stride == 1 && w.k_stride != 1)
       host::launch(exec, label, scratch.workers,
                    host::GroupedOuterProduct<SA, SD, C, SW>{groups, a, depth, d, columns, w.transposed(), write,

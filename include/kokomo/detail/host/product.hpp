@@ -199,56 +199,6 @@ private:
   };
 };
 
-/// w(g, n, k) with the lines of the result along the dimension in which w is contiguous: `left` gives its rows.
-template <class SL, class SR, class C, class SW> struct GroupedOuterProduct {
-  GroupedRows groups;
-  RowSource<SL, C> left;
-  offset_t rows;
-  RowSource<SR, C> right;
-  offset_t columns;
-  WeightRef<SW> w;
-  Write write;
-  WorkerScratch scratch;
-  Microkernel<C> const* kernel;
-
-  void operator()(int worker) const {
-    offset_t const chunk = chunk_rows(rows, columns, kernel->columns, scratch.workers, kernel->rows);
-    offset_t total = 0;
-    for (index_t g = 0; g < groups.groups; ++g) {
-      Tasks const tasks = tasks_of(g, chunk);
-      total += tasks.count() * tasks.cost;
-    }
-    Share share(total, worker, scratch.workers);
-    for (index_t g = 0; g < groups.groups; ++g) {
-      Tasks const tasks = tasks_of(g, chunk);
-      Range const mine = share.next(tasks.count(), tasks.cost);
-      if (mine.size() == 0) continue;
-      auto const l = operand(left, groups.begin(g), true);
-      auto const r = operand(right, groups.begin(g), true);
-      tasks.for_each_rectangle(mine, [&](Range from, Range to) {
-        rectangle_product(*kernel, from, to, depth_of(g), l, r, columns, StoreRow{*this, g},
-                          Blocks<C>(scratch.data + worker * scratch.bytes_per_worker));
-      });
-    }
-  }
-
-private:
-  offset_t depth_of(index_t g) const { return groups.end(g) - groups.begin(g); }
-  Tasks tasks_of(index_t g, offset_t chunk) const {
-    bool const untouched = write == Write::add && depth_of(g) == 0;
-    return {untouched ? 0 : rows, columns, depth_of(g), kernel->columns, chunk};
-  }
-
-  struct StoreRow {
-    GroupedOuterProduct const& product;
-    index_t group;
-
-    void operator()(offset_t row, offset_t column, offset_t count, C const* values) const {
-      write_line(values, count, &product.w(group, row, column), product.w.k_stride, product.write);
-    }
-  };
-};
-
 /// One task sums `block` columns of one group.
 template <class SD, class C, class SW> struct GroupedRowSum {
   static constexpr offset_t block = 64;
