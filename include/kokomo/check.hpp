@@ -3,6 +3,7 @@
 #define KOKOMO_CHECK_HPP
 
 #include <kokomo/concepts.hpp>
+#include <kokomo/expert_rows.hpp>
 #include <kokomo/experts/with_shared.hpp>
 #include <kokomo/score.hpp>
 #include <kokomo/slots.hpp>

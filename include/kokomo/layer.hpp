@@ -70,6 +70,7 @@ public:
   static constexpr bool has_capacity = !std::is_same_v<Capacity, NoCapacity>;
   static constexpr bool has_space = !std::is_same_v<Space, SameSpace>;
   static constexpr bool combines_rows = detail::CombinesRows<Routed, T, Exec>;
+  static constexpr bool combines_gradients = detail::CombinesRowGradients<Routed, T, Exec>;
   static constexpr bool weighs_input = detail::weighs_input<Gate>();
   static constexpr bool weighs_shared = requires { Gate::weighs_shared; };
   /// No token's output depends on later tokens of the batch. Policies that break this say `causal = false`.

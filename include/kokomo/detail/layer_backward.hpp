@@ -58,30 +58,40 @@ void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, Stat
     d_combined = scratch.d_combined;
   }
 
-  // experts: rows of d_combined -> rows of dx and the weights' gradients
+  // experts: rows of d_combined -> d_entered, the gradient of what they read, and the weights' gradients
   auto const rows = expert_rows(inputs, saved, sizes, scratch.workers);
-  ExpertRowGradients<T, Exec> const d_rows{{d_combined.data(), width, a.token_of_row.data()},
-                                           weighs_input ? nullptr : a.weight_of_row.data(),
-                                           scratch.dx_rows,
-                                           weighs_input ? nullptr : scratch.d_weight_rows.data()};
-  routed().template backward<T>(exec, parameters.experts, rows, d_rows, grads.experts, write, saved.experts,
-                                scratch.experts);
-  if constexpr (weighs_input) {
-    auto unscaled = rows.x;
-    unscaled.scale = nullptr;
-    detail::for_each(
-        exec, "kokomo::Layer::d_weight", rows.rows.rows,
-        detail::RowDot<T, Exec>{rows.rows, scratch.dx_rows.data(), unscaled, width, scratch.d_weight_rows.data()});
+  detail::RowSource<Compute, Compute> const d_out{d_combined.data(), width, a.token_of_row.data()};
+  Compute const* const weight = weighs_input ? nullptr : a.weight_of_row.data();
+  Compute* const d_weight = weighs_input ? nullptr : scratch.d_weight_rows.data();
+  auto const d_entered = has_space ? scratch.d_entered : scratch.dx;
+  if constexpr (combines_gradients) {
+    CombinedRowGradients<T, Exec> const d{
+        d_out,
+        weight,
+        width,
+        {d_entered.data(), sizes.tokens, a.token_of_row.data(), weighs_input ? a.weight_of_row.data() : nullptr},
+        Write::overwrite,
+        d_weight,
+        weighs_input ? scratch.d_weight_rows.data() : nullptr};
+    routed().template backward_combined<T>(exec, parameters.experts, rows, d, grads.experts, write, saved.experts,
+                                           scratch.experts);
+  } else {
+    ExpertRowGradients<T, Exec> const d{d_out, weight, scratch.dx_rows, d_weight};
+    routed().template backward<T>(exec, parameters.experts, rows, d, grads.experts, write, saved.experts,
+                                  scratch.experts);
+    if constexpr (weighs_input) {
+      auto unscaled = rows.x;
+      unscaled.scale = nullptr;
+      detail::for_each(
+          exec, "kokomo::Layer::d_weight", rows.rows.rows,
+          detail::RowDot<T, Exec>{rows.rows, scratch.dx_rows.data(), unscaled, width, scratch.d_weight_rows.data()});
+    }
+    detail::gather_sum(exec, "kokomo::Layer::dx", a, scratch.dx_rows.data(), d_entered.data(), width, weighs_input);
   }
   if constexpr (has_space) {
-    auto const d_entered = Matrix<Compute, Exec>(scratch.d_combined.data(), std::size_t(sizes.tokens),
-                                                 std::size_t(width)); // d_combined has been read by now
-    detail::gather_sum(exec, "kokomo::Layer::dx", a, scratch.dx_rows.data(), d_entered.data(), width, weighs_input);
     detail::fill(exec, "kokomo::Layer::reset", scratch.dx.data(), offset_t(scratch.dx.size()), 0);
     m_policies.space.template enter_backward<T>(exec, parameters.space, x, d_entered, scratch.dx, grads.space, write,
                                                 saved.space, scratch.space, scratch.workers);
-  } else {
-    detail::gather_sum(exec, "kokomo::Layer::dx", a, scratch.dx_rows.data(), scratch.dx.data(), width, weighs_input);
   }
   if constexpr (has_shared)
     m_policies.experts.template backward_shared<T>(exec, parameters.shared, x, scratch.d_shared, scratch.dx,

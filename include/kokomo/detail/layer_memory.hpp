@@ -104,11 +104,12 @@ KOKOMO_LAYER_TEMPLATE
 struct KOKOMO_LAYER::BackwardScratch {
   detail::WorkerScratch workers;
   Matrix<Compute, Exec> dx;             // [tokens, hidden]
-  Matrix<Compute, Exec> d_router_input; // [tokens, router width]
   Matrix<Compute, Exec> d_routed;       // [tokens, hidden]
+  Matrix<Compute, Exec> d_router_input; // [tokens, router width], in the place of d_routed, which is used up by then
   Matrix<Compute, Exec> d_shared;       // [tokens, hidden]
   Matrix<Compute, Exec> d_combined;     // [tokens, expert width], where experts have a space of their own
-  Matrix<Compute, Exec> dx_rows;        // [entries, expert width]
+  Matrix<Compute, Exec> d_entered;      // the same
+  Matrix<Compute, Exec> dx_rows;        // [entries, expert width], unless the experts sum them up themselves
   Vector<Compute, Exec> d_weight_rows;  // [entries]
   Vector<Compute, Exec> d_weight;       // [entries]
   Matrix<Compute, Exec> d_logits;       // [tokens, columns]
@@ -116,18 +117,20 @@ struct KOKOMO_LAYER::BackwardScratch {
   backward_scratch_t<Scorer, T, Exec> scorer;
   backward_scratch_t<Gate, T, Exec> gate;
   backward_scratch_t<Space, T, Exec> space;
-  backward_scratch_t<Routed, T, Exec> experts;
+  detail::experts_backward_scratch_t<Routed, T, Exec> experts;
   std::conditional_t<has_shared, backward_scratch_t<Experts, T, Exec>, Nothing> shared;
   backward_scratch_t<Combine, T, Exec> combine;
 
   BackwardScratch(detail::Arena& arena, Layer const& layer, Sizes const& sizes, int worker_count)
       : workers(detail::worker_scratch(arena, detail::product_scratch_bytes<Compute, Exec>(), worker_count)),
         dx(arena.matrix<Compute, Exec>(sizes.tokens, sizes.hidden)),
-        d_router_input(arena.matrix<Compute, Exec>(sizes.tokens, sizes.router_width)),
-        d_routed(arena.matrix<Compute, Exec>(sizes.tokens, sizes.hidden)),
+        d_routed(arena.take<Compute>(sizes.tokens * std::max(sizes.hidden, sizes.router_width)),
+                 std::size_t(sizes.tokens), std::size_t(sizes.hidden)),
+        d_router_input(d_routed.data(), std::size_t(sizes.tokens), std::size_t(sizes.router_width)),
         d_shared(arena.matrix<Compute, Exec>(has_shared ? sizes.tokens : 0, sizes.hidden)),
         d_combined(arena.matrix<Compute, Exec>(has_space ? sizes.tokens : 0, layer.expert_sizes(sizes).hidden)),
-        dx_rows(arena.matrix<Compute, Exec>(sizes.entries, layer.expert_sizes(sizes).hidden)),
+        d_entered(arena.matrix<Compute, Exec>(has_space ? sizes.tokens : 0, layer.expert_sizes(sizes).hidden)),
+        dx_rows(arena.matrix<Compute, Exec>(combines_gradients ? 0 : sizes.entries, layer.expert_sizes(sizes).hidden)),
         d_weight_rows(arena.vector<Compute, Exec>(sizes.entries)), d_weight(arena.vector<Compute, Exec>(sizes.entries)),
         d_logits(arena.matrix<Compute, Exec>(sizes.tokens, sizes.columns)),
         d_joint(arena.matrix<Compute, Exec>(weighs_shared ? sizes.tokens : 0, sizes.shared)),

@@ -3,10 +3,12 @@
 #define KOKOMO_EXPERTS_FEED_FORWARD_HPP
 
 #include <kokomo/concepts.hpp>
+#include <kokomo/detail/feed_forward_backward.hpp>
 #include <kokomo/detail/host/feed_forward.hpp>
 #include <kokomo/detail/launch.hpp>
 #include <kokomo/detail/product.hpp>
 #include <kokomo/error.hpp>
+#include <kokomo/expert_rows.hpp>
 #include <kokomo/experts/activation.hpp>
 
 namespace kokomo::inline v0 {
@@ -21,20 +23,10 @@ enum class GateUp {
 /// Which index of a weight is the row: y = x W^T, or y = x W.
 enum class WeightOrder { out_in, in_out };
 
-/// The rows that experts work on: row r is an input of expert rows.group_of(r), read through `x`.
-template <class T, class Exec> struct ExpertRows {
-  detail::RowSource<T, compute_t<T>> x; ///< width `sizes.hidden`
-  detail::GroupedRows rows;
-  detail::WorkerScratch workers;
-};
-
-/// What comes back to the rows of experts in backward.
-template <class T, class Exec> struct ExpertRowGradients {
-  using C = compute_t<T>;
-  detail::RowSource<C, C> d_out; ///< gradient of the combined output, read by row, without the weight
-  C const* weight = nullptr;     ///< [rows] weight on the output; null: one
-  Matrix<C, Exec> dx;            ///< [rows, width] out: gradient of the row read through x
-  C* d_weight = nullptr;         ///< [rows] out: <d_out, expert(x)>; null: not wanted
+/// What forward keeps for backward.
+enum class Save {
+  pre_activations, ///< of the hidden layer
+  inputs           ///< nothing of its own: backward computes the pre-activations again
 };
 
 namespace detail {
@@ -73,51 +65,6 @@ template <class T, class Activation> struct Activate {
   }
 };
 
-/// One row of the hidden layer's backward: with s the row's weight and dA' = d_out W_down (no weight),
-/// d_pre = act'(pre) (s dA'), hidden <- s act(pre) for the weight gradient, d_weight = <dA', act(pre)> + <d_out, bias>.
-template <class T, class Activation> struct ActivateBackward {
-  using C = compute_t<T>;
-  GroupedRows rows;
-  T const* pre;
-  C const* d_hidden; // [rows, width] dA'
-  C* d_pre;          // [rows, (gate) up]
-  T* hidden;         // [rows, width]
-  offset_t width;
-  RowSource<C, C> d_out;
-  BiasRef<T const> down_bias;
-  offset_t out_width;
-  C const* weight;
-  C* d_weight;
-  Activation activation;
-
-  KOKKOS_FUNCTION void operator()(offset_t row) const {
-    if (row >= rows.end(rows.groups - 1)) return;
-    constexpr int parts = Activation::gated ? 2 : 1;
-    T const* const gate = pre + row * parts * width;
-    T const* const up = Activation::gated ? gate + width : gate;
-    C* const d_gate = d_pre + row * parts * width;
-    C* const d_up = Activation::gated ? d_gate + width : d_gate;
-    C const s = weight != nullptr ? weight[row] : C(1);
-    C along = 0;
-    for (offset_t i = 0; i < width; ++i) {
-      C const g = gate[i], u = up[i], da = d_hidden[row * width + i];
-      C const a = activation.template value<T>(g, u);
-      along += da * a;
-      C dg = 0, du = 0;
-      activation.gradient(g, u, s * da, dg, du);
-      if constexpr (Activation::gated) d_gate[i] = dg;
-      d_up[i] = du;
-      hidden[row * width + i] = T(s * a);
-    }
-    if (d_weight == nullptr) return;
-    if (down_bias.data != nullptr) {
-      T const* const bias = down_bias.data + rows.group_of(row) * down_bias.group_stride;
-      for (offset_t h = 0; h < out_width; ++h) along += d_out(row, h) * C(bias[h * down_bias.n_stride]);
-    }
-    d_weight[row] = along;
-  }
-};
-
 } // namespace detail
 
 /// Experts of two projections and an activation between: down(value(gate(x), up(x))), gated or plain.
@@ -129,7 +76,8 @@ template <class T, class Activation> struct ActivateBackward {
 ///     with `bias`: gate_up_bias [E, 2I], or gate_bias and up_bias [E, I];       down_bias [E, H]
 ///
 /// Products accumulate in float32 (float64 for double) and store the pre-activations in the storage type: they are all
-/// that forward saves for backward. The weight's gradient comes from the hidden layer, so no output row is kept.
+/// that forward saves for backward, and with Save::inputs not even they. The weight's gradient comes from the hidden
+/// layer, so no output row is kept.
 /// \throws kokomo::Error 101 unless intermediate >= 1
 template <class ActivationT> struct FeedForwardExperts {
   using Activation = ActivationT;
@@ -141,6 +89,7 @@ template <class ActivationT> struct FeedForwardExperts {
   WeightOrder up_order = WeightOrder::out_in;
   WeightOrder down_order = WeightOrder::out_in;
   Activation activation{};
+  Save save = Save::pre_activations;
 
   template <class T, class Exec> struct Parameters {
     OwnedTensor<T, Exec> gate_up, gate, up, down;
@@ -180,26 +129,35 @@ template <class ActivationT> struct FeedForwardExperts {
   };
 
   template <class T, class Exec> struct Saved {
-    Matrix<T, Exec> pre; ///< [rows, 2I or I] pre-activations: gate, then up
+    Matrix<T, Exec> pre; ///< [rows, 2I or I] pre-activations: gate, then up; none with Save::inputs
 
     Saved(detail::Arena& arena, FeedForwardExperts const& policy, Sizes const& sizes)
-        : pre(arena.matrix<T, Exec>(sizes.entries, (gated ? 2 : 1) * policy.intermediate)) {}
+        : pre(arena.matrix<T, Exec>(policy.recomputes() ? 0 : sizes.entries, parts * policy.intermediate)) {}
   };
   template <class T, class Exec> struct Scratch {
     Matrix<T, Exec> hidden; ///< [rows, I]
+    Matrix<T, Exec> pre;    ///< what `forward` does not save
 
     Scratch(detail::Arena& arena, FeedForwardExperts const& policy, Sizes const& sizes)
-        : hidden(arena.matrix<T, Exec>(sizes.entries, policy.intermediate)) {}
+        : hidden(arena.matrix<T, Exec>(sizes.entries, policy.intermediate)),
+          pre(arena.matrix<T, Exec>(policy.recomputes() ? sizes.entries : 0, parts * policy.intermediate)) {}
   };
   template <class T, class Exec> struct BackwardScratch {
     Matrix<T, Exec> hidden;              ///< [rows, I]
     Matrix<compute_t<T>, Exec> d_hidden; ///< [rows, I]
     Matrix<compute_t<T>, Exec> d_pre;    ///< [rows, 2I or I]
+    Matrix<T, Exec> pre;                 ///< the same, where forward did not save it
 
     BackwardScratch(detail::Arena& arena, FeedForwardExperts const& policy, Sizes const& sizes)
         : hidden(arena.matrix<T, Exec>(sizes.entries, policy.intermediate)),
           d_hidden(arena.matrix<compute_t<T>, Exec>(sizes.entries, policy.intermediate)),
-          d_pre(arena.matrix<compute_t<T>, Exec>(sizes.entries, (gated ? 2 : 1) * policy.intermediate)) {}
+          d_pre(arena.matrix<compute_t<T>, Exec>(sizes.entries, parts * policy.intermediate)),
+          pre(arena.matrix<T, Exec>(policy.recomputes() ? sizes.entries : 0, parts * policy.intermediate)) {}
+  };
+  template <class T, class Exec> struct CombinedBackwardScratch : detail::SliceScratch<T, Exec> {
+    CombinedBackwardScratch(detail::Arena& arena, FeedForwardExperts const& policy, Sizes const& sizes)
+        : detail::SliceScratch<T, Exec>(arena, sizes.entries, sizes.hidden, policy.intermediate, parts,
+                                        policy.recomputes()) {}
   };
 
   void check(Sizes const& sizes) const {
@@ -208,6 +166,7 @@ template <class ActivationT> struct FeedForwardExperts {
   }
   /// Experts that can be chosen, of which `weighted` have parameters.
   index_t routed(index_t weighted) const { return weighted; }
+  bool recomputes() const { return save == Save::inputs; }
 
   /// out[r] = expert(x row r), without any weight; rows that belong to no expert are not touched.
   /// \param[out] out [rows, width]
@@ -216,22 +175,8 @@ template <class ActivationT> struct FeedForwardExperts {
                Matrix<compute_t<T>, Exec> const& out, Saved<T, Exec> const& saved,
                Scratch<T, Exec> const& scratch) const {
     auto const width = static_cast<offset_t>(out.extent(1));
-    auto const up = up_projection(parameters, width);
     auto const down = down_projection(parameters, width);
-    detail::RowTarget<T> pre{saved.pre.data(), static_cast<offset_t>(saved.pre.extent(1))};
-    detail::BiasRef<T const> gate_bias;
-    if constexpr (gated) {
-      auto const gate = gate_projection(parameters, width);
-      gate_bias = constant(gate.bias);
-      detail::grouped_product(exec, "kokomo::FeedForwardExperts::gate", in.rows, in.x, width, constant(gate.weight),
-                              detail::BiasRef<T const>{}, intermediate, pre, Write::overwrite, in.workers);
-      pre.data += intermediate;
-    }
-    detail::grouped_product(exec, "kokomo::FeedForwardExperts::up", in.rows, in.x, width, constant(up.weight),
-                            detail::BiasRef<T const>{}, intermediate, pre, Write::overwrite, in.workers);
-    detail::for_each(exec, "kokomo::FeedForwardExperts::activate", in.rows.rows,
-                     detail::Activate<T, Activation>{in.rows, saved.pre.data(), scratch.hidden.data(), intermediate,
-                                                     gate_bias, constant(up.bias), activation});
+    hidden_layer(exec, parameters, in, width, recomputes() ? scratch.pre : saved.pre, scratch.hidden);
     detail::grouped_product(exec, "kokomo::FeedForwardExperts::down", in.rows, hidden_rows<T>(scratch.hidden.data()),
                             intermediate, constant(down.weight), constant(down.bias), width,
                             detail::RowTarget<compute_t<T>>{out.data(), width}, Write::overwrite, in.workers);
@@ -258,8 +203,8 @@ template <class ActivationT> struct FeedForwardExperts {
     detail::host::launch(exec, "kokomo::FeedForwardExperts::hidden", in.workers.workers,
                          detail::host::HiddenLayer<T, Activation, Weights, detail::host::Microkernel<C>>{
                              in.rows, in.x, width, intermediate, weights(gate, intermediate), weights(up, intermediate),
-                             constant(gate.bias), constant(up.bias), saved.pre.data(), scratch.hidden.data(),
-                             activation, in.workers, &kernel, set});
+                             constant(gate.bias), constant(up.bias), recomputes() ? nullptr : saved.pre.data(),
+                             scratch.hidden.data(), activation, in.workers, &kernel, set});
     detail::host::launch(exec, "kokomo::FeedForwardExperts::combine_down", in.workers.workers,
                          detail::host::CombineDown<T, Weights, detail::host::Microkernel<C>>{
                              in.rows, scratch.hidden.data(), intermediate, width, weights(down, width),
@@ -274,6 +219,8 @@ template <class ActivationT> struct FeedForwardExperts {
     auto const width = static_cast<offset_t>(d.dx.extent(1));
     auto const up = up_projection(parameters, width), d_up = up_projection(grads, width);
     auto const down = down_projection(parameters, width), d_down = down_projection(grads, width);
+    auto const pre = recomputes() ? scratch.pre : saved.pre;
+    if (recomputes()) hidden_layer(exec, parameters, in, width, pre, scratch.hidden);
     auto d_out_weighted = d.d_out;
     d_out_weighted.scale = d.weight;
 
@@ -281,10 +228,9 @@ template <class ActivationT> struct FeedForwardExperts {
                             constant(down.weight.transposed()), detail::BiasRef<T const>{}, intermediate,
                             detail::RowTarget<C>{scratch.d_hidden.data(), intermediate}, Write::overwrite, in.workers);
     detail::for_each(exec, "kokomo::FeedForwardExperts::activate_backward", in.rows.rows,
-                     detail::ActivateBackward<T, Activation>{in.rows, saved.pre.data(), scratch.d_hidden.data(),
-                                                             scratch.d_pre.data(), scratch.hidden.data(), intermediate,
-                                                             d.d_out, constant(down.bias), width, d.weight, d.d_weight,
-                                                             activation});
+                     detail::ActivateBackward<T, Activation>{
+                         in.rows, pre.data(), scratch.d_hidden.data(), scratch.d_pre.data(), scratch.hidden.data(),
+                         intermediate, d.d_out, constant(down.bias), width, d.weight, d.d_weight, activation});
     detail::grouped_outer_product(exec, "kokomo::FeedForwardExperts::down_gradient", in.rows, d.d_out, width,
                                   hidden_rows<T>(scratch.hidden.data()), intermediate, d_down.weight, write,
                                   in.workers);
@@ -328,7 +274,53 @@ template <class ActivationT> struct FeedForwardExperts {
     return whole<T>(p.down, p.down_bias, width, intermediate, down_order);
   }
 
+  /// The same, the rows' gradients summed up by token: what a host does without them ever lying in memory.
+  template <class T, class Exec>
+  requires(detail::runs_on_host_v<Exec>) void backward_combined(Exec const& exec, Parameters<T, Exec> const& parameters,
+                                                                ExpertRows<T, Exec> const& in,
+                                                                CombinedRowGradients<T, Exec> const& d,
+                                                                Parameters<T, Exec> const& grads, Write write,
+                                                                Saved<T, Exec> const& saved,
+                                                                CombinedBackwardScratch<T, Exec> const& scratch) const {
+    detail::feed_forward_backward<T>(exec, activation, intermediate, matrices<T const>(parameters, d.width), in, d,
+                                     matrices<T>(grads, d.width), write, recomputes() ? nullptr : saved.pre.data(),
+                                     scratch);
+  }
+
 private:
+  static constexpr int parts = gated ? 2 : 1;
+
+  template <class T, class Exec>
+  void hidden_layer(Exec const& exec, Parameters<T, Exec> const& parameters, ExpertRows<T, Exec> const& in,
+                    offset_t width, Matrix<T, Exec> const& pre, Matrix<T, Exec> const& hidden) const {
+    auto const up = up_projection(parameters, width);
+    detail::RowTarget<T> target{pre.data(), static_cast<offset_t>(pre.extent(1))};
+    detail::BiasRef<T const> gate_bias;
+    if constexpr (gated) {
+      auto const gate = gate_projection(parameters, width);
+      gate_bias = constant(gate.bias);
+      detail::grouped_product(exec, "kokomo::FeedForwardExperts::gate", in.rows, in.x, width, constant(gate.weight),
+                              detail::BiasRef<T const>{}, intermediate, target, Write::overwrite, in.workers);
+      target.data += intermediate;
+    }
+    detail::grouped_product(exec, "kokomo::FeedForwardExperts::up", in.rows, in.x, width, constant(up.weight),
+                            detail::BiasRef<T const>{}, intermediate, target, Write::overwrite, in.workers);
+    detail::for_each(exec, "kokomo::FeedForwardExperts::activate", in.rows.rows,
+                     detail::Activate<T, Activation>{in.rows, pre.data(), hidden.data(), intermediate, gate_bias,
+                                                     constant(up.bias), activation});
+  }
+
+  template <class S, class T, class Exec>
+  detail::FeedForwardMatrices<S> matrices(Parameters<T, Exec> const& p, offset_t width) const {
+    auto const up = up_projection(p, width), down = down_projection(p, width);
+    auto gate = up;
+    if constexpr (gated) gate = gate_projection(p, width);
+    auto const bias = [](detail::BiasRef<T> const& b) {
+      return detail::BiasRef<S>{b.data, b.group_stride, b.n_stride};
+    };
+    return {gate.weight, up.weight, down.weight, bias(gate.bias), bias(up.bias), bias(down.bias)};
+  }
+
   template <class T> static detail::WeightRef<T const> constant(detail::WeightRef<T> const& w) { return w; }
   template <class T> static detail::BiasRef<T const> constant(detail::BiasRef<T> const& b) {
     return {b.data, b.group_stride, b.n_stride};

@@ -131,6 +131,7 @@ struct WithShared {
   using Share = ShareT;
   using Shared = SharedT;
   static constexpr bool gated_share = !std::is_same_v<Share, Ungated>;
+  template <class T, class Exec> static constexpr bool combines = detail::CombinesRowGradients<Shared, T, Exec>;
 
   Routed routed{};
   Shared shared{};
@@ -176,13 +177,13 @@ struct WithShared {
           out(arena.matrix<compute_t<T>, Exec>(policy.count * sizes.tokens, sizes.hidden)) {}
   };
   template <class T, class Exec> struct BackwardScratch {
-    backward_scratch_t<Shared, T, Exec> experts;
-    Matrix<compute_t<T>, Exec> dx;      // [count * tokens, hidden]
+    detail::experts_backward_scratch_t<Shared, T, Exec> experts;
+    Matrix<compute_t<T>, Exec> dx;      // [count * tokens, hidden], unless the experts sum them up themselves
     Vector<compute_t<T>, Exec> d_share; // [count * tokens] by row
 
     BackwardScratch(detail::Arena& arena, WithShared const& policy, Sizes const& sizes)
         : experts(detail::make<decltype(experts)>(arena, policy.shared, shared_sizes(sizes, policy.count))),
-          dx(arena.matrix<compute_t<T>, Exec>(policy.count * sizes.tokens, sizes.hidden)),
+          dx(arena.matrix<compute_t<T>, Exec>(combines<T, Exec> ? 0 : policy.count * sizes.tokens, sizes.hidden)),
           d_share(arena.vector<compute_t<T>, Exec>(gated_share ? policy.count * sizes.tokens : 0)) {}
   };
 
@@ -229,14 +230,20 @@ struct WithShared {
                        detail::WorkerScratch const& workers) const {
     using C = compute_t<T>;
     auto const tokens = offset_t(x.extent(0)), hidden = offset_t(x.extent(1));
-    ExpertRowGradients<T, Exec> const d{{d_out.data(), hidden, saved.rows.token_of_row.data()},
-                                        share(saved),
-                                        scratch.dx,
-                                        gated_share ? scratch.d_share.data() : nullptr};
-    shared.template backward<T>(exec, parameters.experts, rows<T>(x, saved, workers), d, grads.experts, write,
-                                saved.experts, scratch.experts);
-    detail::for_each(exec, "kokomo::WithShared::dx", tokens * hidden,
-                     detail::SumShared<C>{scratch.dx.data(), nullptr, dx.data(), tokens, hidden, count, Write::add});
+    detail::RowSource<C, C> const d_rows{d_out.data(), hidden, saved.rows.token_of_row.data()};
+    C* const d_share = gated_share ? scratch.d_share.data() : nullptr;
+    if constexpr (combines<T, Exec>) {
+      CombinedRowGradients<T, Exec> const d{
+          d_rows, share(saved), hidden, {dx.data(), tokens, saved.rows.token_of_row.data()}, Write::add, d_share};
+      shared.template backward_combined<T>(exec, parameters.experts, rows<T>(x, saved, workers), d, grads.experts,
+                                           write, saved.experts, scratch.experts);
+    } else {
+      ExpertRowGradients<T, Exec> const d{d_rows, share(saved), scratch.dx, d_share};
+      shared.template backward<T>(exec, parameters.experts, rows<T>(x, saved, workers), d, grads.experts, write,
+                                  saved.experts, scratch.experts);
+      detail::for_each(exec, "kokomo::WithShared::dx", tokens * hidden,
+                       detail::SumShared<C>{scratch.dx.data(), nullptr, dx.data(), tokens, hidden, count, Write::add});
+    }
     if constexpr (std::is_same_v<Share, JointShare>)
       detail::for_each(exec, "kokomo::WithShared::d_share", count * tokens,
                        detail::ShareByRow<C, Exec>{d_joint, scratch.d_share.data(), false});

@@ -150,7 +150,7 @@ template <class T> struct WeightGradient {
   using C = compute_t<T>;
   GroupedRows groups;
   C const* along;
-  offset_t partials;
+  offset_t stride, partials; ///< row stride of `along`, and how many sums of a row there are
   RowSource<C, C> d_out;
   BiasRef<T const> bias;
   offset_t width;
@@ -159,7 +159,7 @@ template <class T> struct WeightGradient {
   void operator()(offset_t row) const {
     if (row >= groups.end(groups.groups - 1)) return;
     C sum = 0;
-    for (offset_t p = 0; p < partials; ++p) sum += along[row * partials + p];
+    for (offset_t p = 0; p < partials; ++p) sum += along[row * stride + p];
     if (bias.data != nullptr) {
       T const* const b = bias.data + groups.group_of(row) * bias.group_stride;
       C lane[8] = {}; // eight sums at once, for the sake of vector code
