@@ -116,12 +116,15 @@ template <> struct Avx2Outer<double> : Avx2Vector<double> {
 
 template <class C> struct Avx512Outer;
 template <> struct Avx512Outer<float> : Avx512Vector<float> {
+  static constexpr __mmask16 all = 0xffff; // of the forms that leave lanes undefined, g++ 12 says that they may be read
   KOKOMO_AVX512 static void load_line(float const* w, type& first, type& second) { expand(w, first, second); }
   KOKOMO_AVX512 static void load_line(float16 const* w, type& first, type& second) { expand(w, first, second); }
   KOKOMO_AVX512 static void load_line(bfloat16 const* w, type& first, type& second) {
     auto const* const halves = reinterpret_cast<__m256i const*>(w);
-    first = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(halves)), 16));
-    second = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(halves + 1)), 16));
+    first = _mm512_castsi512_ps(
+        _mm512_maskz_slli_epi32(all, _mm512_maskz_cvtepu16_epi32(all, _mm256_loadu_si256(halves)), 16));
+    second = _mm512_castsi512_ps(
+        _mm512_maskz_slli_epi32(all, _mm512_maskz_cvtepu16_epi32(all, _mm256_loadu_si256(halves + 1)), 16));
   }
   KOKOMO_AVX512 static void store_line(float* w, type first, type second, bool stream) {
     if (stream) {
@@ -133,8 +136,8 @@ template <> struct Avx512Outer<float> : Avx512Vector<float> {
     }
   }
   KOKOMO_AVX512 static void store_line(float16* w, type first, type second, bool stream) {
-    store_bits(w, _mm512_cvtps_ph(first, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
-               _mm512_cvtps_ph(second, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), stream);
+    store_bits(w, _mm512_maskz_cvtps_ph(all, first, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
+               _mm512_maskz_cvtps_ph(all, second, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), stream);
   }
   KOKOMO_AVX512 static void store_line(bfloat16* w, type first, type second, bool stream) {
     store_bits(w, rounded(first), rounded(second), stream);
@@ -161,11 +164,12 @@ private:
   }
   KOKOMO_AVX512 static __m256i rounded(type v) {
     __m512i const bits = _mm512_castps_si512(v);
-    __m512i const odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i const odd = _mm512_and_si512(_mm512_maskz_srli_epi32(all, bits, 16), _mm512_set1_epi32(1));
     __m512i const nearest = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
     __m512i const quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x00400000));
     __mmask16 const nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_blend_epi32(nan, nearest, quiet), 16));
+    return _mm512_maskz_cvtepi32_epi16(all,
+                                       _mm512_maskz_srli_epi32(all, _mm512_mask_blend_epi32(nan, nearest, quiet), 16));
   }
 };
 template <> struct Avx512Outer<double> : Avx512Vector<double> {
