@@ -118,7 +118,11 @@ template <class C> struct Avx512Outer;
 template <> struct Avx512Outer<float> : Avx512Vector<float> {
   static constexpr __mmask16 all = 0xffff; // of the forms that leave lanes undefined, g++ 12 says that they may be read
   KOKOMO_AVX512 static void load_line(float const* w, type& first, type& second) { expand(w, first, second); }
-  KOKOMO_AVX512 static void load_line(float16 const* w, type& first, type& second) { expand(w, first, second); }
+  KOKOMO_AVX512 static void load_line(float16 const* w, type& first, type& second) {
+    auto const* const halves = reinterpret_cast<__m256i const*>(w);
+    first = _mm512_maskz_cvtph_ps(all, _mm256_loadu_si256(halves));
+    second = _mm512_maskz_cvtph_ps(all, _mm256_loadu_si256(halves + 1));
+  }
   KOKOMO_AVX512 static void load_line(bfloat16 const* w, type& first, type& second) {
     auto const* const halves = reinterpret_cast<__m256i const*>(w);
     first = _mm512_castsi512_ps(
