@@ -5,6 +5,7 @@
 #include <kokomo/assignment.hpp>
 #include <kokomo/concepts.hpp>
 #include <kokomo/detail/launch.hpp>
+#include <kokomo/error.hpp>
 #include <kokomo/score.hpp>
 
 namespace kokomo::inline v0 {
@@ -43,6 +44,14 @@ struct ConstantGate {
     detail::fill(exec, "kokomo::ConstantGate::backward", d_logits.data(), offset_t(d_logits.size()), 0);
   }
 };
+
+/// ReMix's weight of k adapters of a rank: 2 / (k rank), or 2 / sqrt(k rank) in its rank-stabilised form.
+/// \throws kokomo::Error 106 unless k >= 1 and rank >= 1
+inline ConstantGate remix_gate(int k, int rank, bool rank_stabilized = false) {
+  detail::require(k >= 1 && rank >= 1, 106, "remix_gate k = ", k, ", rank = ", rank, ", expected >= 1");
+  float const size = static_cast<float>(k) * static_cast<float>(rank);
+  return {.value = 2 / (rank_stabilized ? Kokkos::sqrt(size) : size)};
+}
 
 } // namespace kokomo::inline v0
 

@@ -16,7 +16,8 @@ enum class Normalize {
   sum,              ///< sum_S s
   sum_plus_epsilon, ///< sum_S s + epsilon
   sum_clamp_min,    ///< max(sum_S s, epsilon)
-  p_norm            ///< (sum_S |s|^p)^(1/p)
+  p_norm,           ///< (sum_S |s|^p)^(1/p)
+  count             ///< how many experts take the token: the mean of what they return, weighted by s
 };
 
 /// Whether experts that capacity dropped still count in the normalisation.
@@ -52,7 +53,10 @@ template <class Score, class T, class Exec> struct GateToken {
     for (offset_t i = a.token_offsets[token]; i < a.token_offsets[token + 1]; ++i)
       if (counts(i)) {
         C const s_i = score(i);
-        sum += settings.normalize == Normalize::p_norm ? Kokkos::pow(Kokkos::abs(s_i), settings.p) : s_i;
+        if (settings.normalize == Normalize::p_norm)
+          sum += Kokkos::pow(Kokkos::abs(s_i), settings.p);
+        else
+          sum += settings.normalize == Normalize::count ? C(1) : s_i;
       }
     switch (settings.normalize) {
     case Normalize::sum_plus_epsilon:
@@ -78,6 +82,7 @@ template <class Score, class T, class Exec> struct GateToken {
   KOKKOS_FUNCTION C divisor_slope(C s_i) const {
     switch (settings.normalize) {
     case Normalize::none:
+    case Normalize::count:
       return 0;
     case Normalize::sum_clamp_min:
       return sum > settings.epsilon ? C(1) : C(0);
@@ -254,6 +259,9 @@ using NormalizedSoftmaxGate = ScoreGate<SoftmaxScore, Normalize::sum_plus_epsilo
 /// s / (sum of the chosen + 1e-20), s = sqrt(softplus(z)): DeepSeek-V4's gate.
 using NormalizedSqrtSoftplusGate = ScoreGate<SqrtSoftplusScore, Normalize::sum_plus_epsilon>;
 
+/// exp(z): of a scorer whose logits are logarithms of probabilities over all experts, the joint probability (OmniMoE's
+/// code). Its renormalised form is SelectedSoftmaxGate.
+using JointProbabilityGate = ScoreGate<ExponentialScore>;
 /// max(z, 0), unbounded: ReMoE's gate.
 using ReluGate = ScoreGate<ReluScore>;
 
