@@ -105,6 +105,9 @@ constexpr Entry families[] = {
     {"aux_load_balancing", &check_pooled_loss},
     {"extra_expert_choice", &check_expert_choice},
     {"extra_sinkhorn", &check_sinkhorn},
+    {"extra_peer", &check_peer},
+    {"extra_onnxruntime_moe", &check_operator},
+    {"extra_grouped_mm", &check_grouped_product},
 };
 
 /// Families whose composition depends on their settings.

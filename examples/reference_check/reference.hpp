@@ -83,5 +83,9 @@ void check_two_modalities(Reference const& reference, Comparison& comparison);
 void check_expert_choice(Reference const& reference, Comparison& comparison);
 /// A transport plan between tokens and experts.
 void check_sinkhorn(Reference const& reference, Comparison& comparison);
+/// PEER's retrieval and experts; the operator MoE of ONNX Runtime, forward only; torch's grouped product.
+void check_peer(Reference const& reference, Comparison& comparison);
+void check_operator(Reference const& reference, Comparison& comparison);
+void check_grouped_product(Reference const& reference, Comparison& comparison);
 
 #endif

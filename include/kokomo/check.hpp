@@ -2,6 +2,7 @@
 #ifndef KOKOMO_CHECK_HPP
 #define KOKOMO_CHECK_HPP
 
+#include <kokomo/balancer/no_balancer.hpp>
 #include <kokomo/concepts.hpp>
 #include <kokomo/expert_rows.hpp>
 #include <kokomo/experts/with_shared.hpp>
@@ -67,6 +68,32 @@ template <class Selector> constexpr bool balances_itself() {
   else
     return false;
 }
+/// Experts that compute token by token, straight from the entries: very many small ones.
+template <class Experts, class T, class Exec>
+concept ComputesByToken = requires(Experts const& p, Exec const& exec, parameters_t<Experts, T, Exec> const& parameters,
+                                   T const* x, Assignment<T, Exec> const& a, compute_t<T>* out, offset_t width,
+                                   saved_t<Experts, T, Exec> const& saved, scratch_t<Experts, T, Exec> const& scratch) {
+  p.template forward_by_token<T>(exec, parameters, x, a, out, width, saved, scratch);
+};
+template <class Experts, class T, class Exec>
+concept ByTokenGradient = requires(Experts const& p, Exec const& exec, parameters_t<Experts, T, Exec> const& parameters,
+                                   T const* x, Assignment<T, Exec> const& a, compute_t<T>* c, offset_t width,
+                                   saved_t<Experts, T, Exec> const& saved,
+                                   backward_scratch_t<Experts, T, Exec> const& scratch) {
+  p.template backward_by_token<T>(exec, parameters, x, a, c, width, c, c, parameters, Write::add, saved, scratch);
+};
+
+/// What a policy takes the columns of the logits for.
+template <class P> struct LogitsOf { using type = logits::experts; };
+template <class P>
+requires requires {
+  typename P::Logits;
+}
+struct LogitsOf<P> {
+  using type = typename P::Logits;
+};
+template <class P, class Scorer>
+inline constexpr bool reads_logits_of = std::is_same_v<typename LogitsOf<P>::type, typename LogitsOf<Scorer>::type>;
 
 template <class P>
 concept HasScore = requires {
@@ -209,7 +236,7 @@ template <class Layer> consteval void check_composition() {
   static_assert(bool(CountsExperts<Routed>),
                 "kokomo::Layer, slot Experts: the policy lacks index_t routed(index_t weighted) const, how many "
                 "experts can be chosen if `weighted` of them have parameters (docs/guide/add_a_policy.md)");
-  static_assert(bool(ExpertsPolicy<Routed, T, Exec> || !CountsExperts<Routed>),
+  static_assert(bool(ExpertsPolicy<Routed, T, Exec> || ComputesByToken<Routed, T, Exec> || !CountsExperts<Routed>),
                 "kokomo::Layer, slot Experts: the policy lacks template <class T, class Exec> void forward(Exec, "
                 "Parameters, ExpertRows<T, Exec>, Matrix<compute_t<T>, Exec> out, Saved, Scratch) const "
                 "(docs/guide/add_a_policy.md)");
@@ -223,6 +250,17 @@ template <class Layer> consteval void check_composition() {
   static_assert(!balances_itself<Selector>() || !bool(BiasesSelection<typename Layer::Balancer, T, Exec>),
                 "kokomo::Layer: a selector that balances the load itself (ExpertChoice, SinkhornTopK, "
                 "BalancedAssignment) does not see a balancer's selection bias (docs/policies/balancer)");
+  static_assert(
+      reads_logits_of<Selector, typename Layer::Scorer> && reads_logits_of<Gate, typename Layer::Scorer> &&
+          (std::is_same_v<typename Layer::Balancer, NoBalancer> ||
+           reads_logits_of<typename Layer::Balancer,
+                           typename Layer::Scorer>)&&(!Layer::has_adjust ||
+                                                      reads_logits_of<typename Layer::Adjust, typename Layer::Scorer>),
+      "kokomo::Layer: scorer, selector, gate, balancer and adjustment must mean the same by a column of the "
+      "logits (using Logits; the logits of KeyScorer and GridScorer need PairTopK and PairGate)");
+  static_assert(!Layer::by_token || !Layer::weighs_input,
+                "kokomo::Layer: experts that compute token by token (SingleNeuronExperts) cannot weigh their input "
+                "(OnInput)");
 }
 
 template <class Layer> consteval void check_backward() {
@@ -239,10 +277,11 @@ template <class Layer> consteval void check_backward() {
                 "backward(Exec, Parameters, Routing<T, Exec>, Assignment<T, Exec>, Vector<compute_t<T> const, Exec> "
                 "d_weight, Matrix<compute_t<T>, Exec> d_logits, Parameters grads, Write, BackwardScratch) const, which "
                 "writes d_logits (docs/guide/add_a_policy.md)");
-  static_assert(bool(ExpertsGradient<typename Layer::Routed, T, Exec>),
-                "kokomo::Layer::backward, slot Experts: the policy lacks template <class T, class Exec> void "
-                "backward(Exec, Parameters, ExpertRows<T, Exec>, ExpertRowGradients<T, Exec>, Parameters grads, Write, "
-                "Saved, BackwardScratch) const (docs/guide/add_a_policy.md)");
+  static_assert(
+      bool(ExpertsGradient<typename Layer::Routed, T, Exec> || ByTokenGradient<typename Layer::Routed, T, Exec>),
+      "kokomo::Layer::backward, slot Experts: the policy lacks template <class T, class Exec> void "
+      "backward(Exec, Parameters, ExpertRows<T, Exec>, ExpertRowGradients<T, Exec>, Parameters grads, Write, "
+      "Saved, BackwardScratch) const (docs/guide/add_a_policy.md)");
   static_assert(bool(AdjustsGradient<typename Layer::Adjust, T, Exec> ||
                      std::is_same_v<parameters_t<typename Layer::Adjust, T, Exec>, Nothing>),
                 "kokomo::Layer::backward, slot adjust: the policy has Parameters and lacks template <class T, class "

@@ -11,8 +11,8 @@
 #include <kokomo/combine/weighted_sum.hpp>
 #include <kokomo/concepts.hpp>
 #include <kokomo/detail/aliasing.hpp>
-#include <kokomo/detail/grouping.hpp>
 #include <kokomo/detail/layer_kernels.hpp>
+#include <kokomo/detail/sorted_grouping.hpp>
 #include <kokomo/experts/with_shared.hpp>
 #include <kokomo/gate/on_input.hpp>
 #include <kokomo/gate/score_gate.hpp>
@@ -69,6 +69,7 @@ public:
   static constexpr bool has_adjust = !std::is_same_v<Adjust, NoAdjustment>;
   static constexpr bool has_capacity = !std::is_same_v<Capacity, NoCapacity>;
   static constexpr bool has_space = !std::is_same_v<Space, SameSpace>;
+  static constexpr bool by_token = detail::ComputesByToken<Routed, T, Exec>;
   static constexpr bool combines_rows = detail::CombinesRows<Routed, T, Exec>;
   static constexpr bool combines_gradients = detail::CombinesRowGradients<Routed, T, Exec>;
   static constexpr bool weighs_input = detail::weighs_input<Gate>();

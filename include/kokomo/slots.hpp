@@ -15,6 +15,13 @@ struct space {};    ///< how a token enters and leaves the experts' space
 struct combine {};  ///< how the experts' outputs become the layer's
 } // namespace slots
 
+/// What the columns of a layer's logits mean. A scorer whose logits are not one an expert says `using Logits = ...;`, and so
+/// do the policies that can read them.
+namespace logits {
+struct experts {};   ///< one column a routed expert, further ones behind
+struct key_pairs {}; ///< the keys of a grid of experts: detail/key_pairs.hpp
+} // namespace logits
+
 namespace detail {
 
 template <class Tag, class Default, class... Policies> struct FindSlot { using type = Default; };

@@ -7,9 +7,13 @@
 #include <kokomo/gate/constant.hpp>
 #include <kokomo/gate/score_gate.hpp>
 #include <kokomo/layer.hpp>
+#include <kokomo/models/product_keys.hpp>
 #include <kokomo/router/cosine_scorer.hpp>
+#include <kokomo/router/grid_scorer.hpp>
 #include <kokomo/router/gumbel_top_k.hpp>
+#include <kokomo/router/key_scorer.hpp>
 #include <kokomo/router/noisy_scorer.hpp>
+#include <kokomo/router/pair_top_k.hpp>
 #include <kokomo/router/positive.hpp>
 #include <kokomo/router/top_p.hpp>
 
@@ -94,6 +98,41 @@ TEST_CASE("cosine_scorer") {
   ScorerFixture<kokomo::CosineScorer> run(policies.router.scorer, 4, 5, 3);
   for (auto const& token : run.forward())
     for (double const z : token) REQUIRE(std::abs(z) <= 10);
+  // [/snippet]
+}
+
+TEST_CASE("key_scorer") {
+  // [snippet:key_scorer]
+  kokomo::models::Peer<>::Policies policies;
+  policies.router.scorer = {.heads = 2, .key_size = 4};
+
+  // 4 tokens of width 5, 9 experts: 2 heads of 3 + 3 logits
+  ScorerFixture<kokomo::KeyScorer> run(policies.router.scorer, 4, 5, 9);
+  REQUIRE(run.forward()[0].size() == 12);
+  // [/snippet]
+}
+
+TEST_CASE("grid_scorer") {
+  // [snippet:grid_scorer]
+  kokomo::models::OmniMoe<>::Policies policies;
+  policies.router.scorer = {.rows = 2};
+
+  ScorerFixture<kokomo::GridScorer> run(policies.router.scorer, 4, 5, 6); // 6 experts: 2 rows, 3 columns
+  double sum = 0;
+  auto const z = run.forward()[0];
+  for (int row = 0; row < 2; ++row)
+    for (int column = 0; column < 3; ++column) sum += std::exp(z[row] + z[2 + column]);
+  REQUIRE(std::abs(sum - 1) < 1e-12); // a distribution over the experts
+  // [/snippet]
+}
+
+TEST_CASE("pair_top_k") {
+  // [snippet:pair_top_k]
+  //                       rows    columns of a 2 x 3 grid: expert 3 i + j
+  RoutingFixture<> run({{1, 0.5, 0, 3, 2}});
+  run.sizes.experts = 6;
+  run.select<kokomo::IdentityScore>(kokomo::PairTopK{.k = 3, .rows = 2});
+  REQUIRE(run.chosen() == Chosen{{1, 4, 2}}); // 1 + 3, 0.5 + 3, 1 + 2
   // [/snippet]
 }
 

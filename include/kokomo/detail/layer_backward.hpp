@@ -64,7 +64,11 @@ void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, Stat
   Compute const* const weight = weighs_input ? nullptr : a.weight_of_row.data();
   Compute* const d_weight = weighs_input ? nullptr : scratch.d_weight_rows.data();
   auto const d_entered = has_space ? scratch.d_entered : scratch.dx;
-  if constexpr (combines_gradients) {
+  if constexpr (by_token) {
+    routed().template backward_by_token<T>(exec, parameters.experts, rows.x.data, a, d_combined.data(), width,
+                                           d_entered.data(), scratch.d_weight_rows.data(), grads.experts, write,
+                                           saved.experts, scratch.experts);
+  } else if constexpr (combines_gradients) {
     CombinedRowGradients<T, Exec> const d{
         d_out,
         weight,

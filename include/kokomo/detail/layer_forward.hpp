@@ -67,7 +67,7 @@ void KOKOMO_LAYER::route(Exec const& exec, State const& state, Parameters const&
                          Routing<T, Exec> const& routing, Saved const& saved, ForwardScratch const& scratch) const {
   using Score = detail::score_of_t<Gate>;
   auto const& a = saved.assignment;
-  auto const group = [&] { detail::group_by_expert(exec, a, scratch.block_counts); };
+  auto const group = [&] { detail::group_by_expert(exec, a, scratch.grouping); };
   auto const weigh = [&] {
     if constexpr (weighs_shared)
       m_policies.gate.template forward<T>(exec, parameters.gate, routing, inputs.gate, a, saved.gate);
@@ -161,7 +161,10 @@ void KOKOMO_LAYER::forward(Exec const& exec, Parameters const& parameters, State
   Compute* combined = scratch.routed.data();
   if constexpr (detail::MapsBack<Space, T, Exec>) combined = saved.space.combined.data();
   auto const rows = expert_rows(inputs, saved, sizes, scratch.workers);
-  if constexpr (combines_rows) {
+  if constexpr (by_token) {
+    routed().template forward_by_token<T>(exec, parameters.experts, rows.x.data, a, combined, width, saved.experts,
+                                          scratch.experts);
+  } else if constexpr (combines_rows) {
     detail::CombinedRows<Compute> const target{combined, sizes.tokens, a.token_of_row.data(),
                                                weighs_input ? nullptr : a.weight_of_row.data()};
     routed().template forward_combined<T>(exec, parameters.experts, rows, target, width, saved.experts,

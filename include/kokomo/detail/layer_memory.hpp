@@ -77,7 +77,7 @@ inline WorkerScratch worker_scratch(Arena& arena, offset_t bytes, int workers) {
 KOKOMO_LAYER_TEMPLATE
 struct KOKOMO_LAYER::ForwardScratch {
   detail::WorkerScratch workers;
-  Matrix<index_t, Exec> block_counts; // [blocks, experts] of the counting sort
+  detail::GroupingScratch<Exec> grouping;
   Matrix<Compute, Exec> rows;       // [entries, expert width] the experts' outputs, unless they sum them up themselves
   Matrix<Compute, Exec> routed;     // [tokens, hidden] their weighted sum
   Matrix<Compute, Exec> shared_out; // [tokens, hidden]
@@ -89,8 +89,8 @@ struct KOKOMO_LAYER::ForwardScratch {
 
   ForwardScratch(detail::Arena& arena, Layer const& layer, Sizes const& sizes, int worker_count)
       : workers(detail::worker_scratch(arena, detail::product_scratch_bytes<Compute, Exec>(), worker_count)),
-        block_counts(arena.matrix<index_t, Exec>(detail::grouping_blocks(sizes.tokens), sizes.experts)),
-        rows(arena.matrix<Compute, Exec>(combines_rows ? 0 : sizes.entries, layer.expert_sizes(sizes).hidden)),
+        grouping(arena, sizes), rows(arena.matrix<Compute, Exec>(combines_rows || by_token ? 0 : sizes.entries,
+                                                                 layer.expert_sizes(sizes).hidden)),
         routed(arena.matrix<Compute, Exec>(sizes.tokens, sizes.hidden)),
         shared_out(arena.matrix<Compute, Exec>(has_shared ? sizes.tokens : 0, sizes.hidden)),
         scorer(detail::make<decltype(scorer)>(arena, layer.m_policies.router.scorer, sizes)),
@@ -130,7 +130,8 @@ struct KOKOMO_LAYER::BackwardScratch {
         d_shared(arena.matrix<Compute, Exec>(has_shared ? sizes.tokens : 0, sizes.hidden)),
         d_combined(arena.matrix<Compute, Exec>(has_space ? sizes.tokens : 0, layer.expert_sizes(sizes).hidden)),
         d_entered(arena.matrix<Compute, Exec>(has_space ? sizes.tokens : 0, layer.expert_sizes(sizes).hidden)),
-        dx_rows(arena.matrix<Compute, Exec>(combines_gradients ? 0 : sizes.entries, layer.expert_sizes(sizes).hidden)),
+        dx_rows(arena.matrix<Compute, Exec>(combines_gradients || by_token ? 0 : sizes.entries,
+                                            layer.expert_sizes(sizes).hidden)),
         d_weight_rows(arena.vector<Compute, Exec>(sizes.entries)), d_weight(arena.vector<Compute, Exec>(sizes.entries)),
         d_logits(arena.matrix<Compute, Exec>(sizes.tokens, sizes.columns)),
         d_joint(arena.matrix<Compute, Exec>(weighs_shared ? sizes.tokens : 0, sizes.shared)),
