@@ -27,7 +27,8 @@ int decorators() {
     failed += !Run<Decorated>::agrees("Decorated", [mode](auto& p) {
       p.router.selector = {{{.k = 2}}};
       std::get<1>(p.adjust.parts).mode = mode;
-      std::get<2>(p.adjust.parts) = {.effect = MaskEffect::logits, .layers = 2};
+      std::get<2>(p.adjust.parts).effect = MaskEffect::logits;
+      std::get<2>(p.adjust.parts).layers = 2;
       p.experts.intermediate = 16;
     });
   return failed;

@@ -7,6 +7,19 @@
 #include <kokomo/quantization/tensor.hpp>
 
 namespace kokomo::inline v0 {
+namespace detail {
+
+template <class T> struct CopyBias {
+  BiasRef<T> from, to;
+  offset_t rows;
+
+  KOKKOS_FUNCTION void operator()(offset_t i) const {
+    offset_t const g = i / rows, n = i % rows;
+    to.data[g * to.group_stride + n * to.n_stride] = from.data[g * from.group_stride + n * from.n_stride];
+  }
+};
+
+} // namespace detail
 
 /// Experts of two projections, as FeedForwardExperts, whose weights are stored quantised. For inference: there is no
 /// backward. What they compute is what FeedForwardExperts compute with the dequantised weights, up to the order of sums.
@@ -103,7 +116,7 @@ template <class ActivationT, class FormatT = Int8<>> struct QuantizedExperts {
       tensor.quantize(exec, weight, rows, columns, projection.first, projection.step);
       if (bias)
         detail::for_each(exec, "kokomo::QuantizedExperts::bias", offset_t(to.down.codes.extent(0)) * rows,
-                         CopyBias<T>{p.bias, projection.bias, rows});
+                         detail::CopyBias<T>{p.bias, projection.bias, rows});
     };
     if constexpr (gated) {
       auto const gate = gate_part(to);
@@ -169,16 +182,6 @@ private:
   template <class T, class Exec> Part<T, Exec> down_part(Parameters<T, Exec> const& p) const {
     return {&p.down, 0, 1, {p.down_bias.data(), offset_t(p.down.codes.extent(1)), 1}};
   }
-
-  template <class T> struct CopyBias {
-    detail::BiasRef<T> from, to;
-    offset_t rows;
-
-    KOKKOS_FUNCTION void operator()(offset_t i) const {
-      offset_t const g = i / rows, n = i % rows;
-      to.data[g * to.group_stride + n * to.n_stride] = from.data[g * from.group_stride + n * from.n_stride];
-    }
-  };
 
   template <class Source, class From, class To>
   void check_same(Source const& settings, From const& from, To const& to) const {
