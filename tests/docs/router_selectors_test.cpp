@@ -8,13 +8,19 @@
 #include <kokomo/gate/score_gate.hpp>
 #include <kokomo/layer.hpp>
 #include <kokomo/models/product_keys.hpp>
+#include <kokomo/router/agreement.hpp>
+#include <kokomo/router/cascade.hpp>
 #include <kokomo/router/cosine_scorer.hpp>
+#include <kokomo/router/escalate.hpp>
 #include <kokomo/router/grid_scorer.hpp>
 #include <kokomo/router/gumbel_top_k.hpp>
 #include <kokomo/router/key_scorer.hpp>
 #include <kokomo/router/noisy_scorer.hpp>
 #include <kokomo/router/pair_top_k.hpp>
+#include <kokomo/router/percentile.hpp>
+#include <kokomo/router/pooled_scorer.hpp>
 #include <kokomo/router/positive.hpp>
+#include <kokomo/router/table_scorer.hpp>
 #include <kokomo/router/top_p.hpp>
 
 using kokomo::test::RoutingFixture;
@@ -133,6 +139,63 @@ TEST_CASE("pair_top_k") {
   run.sizes.experts = 6;
   run.select<kokomo::IdentityScore>(kokomo::PairTopK{.k = 3, .rows = 2});
   REQUIRE(run.chosen() == Chosen{{1, 4, 2}}); // 1 + 3, 0.5 + 3, 1 + 2
+  // [/snippet]
+}
+
+TEST_CASE("percentile") {
+  // [snippet:percentile]
+  RoutingFixture<> run({{4, 3, 2, 1}, {0, 0.5, -1, -2}}); // median of the batch: 0.75
+  run.select<kokomo::IdentityScore>(kokomo::Percentile<kokomo::PercentileScope::batch>{.tau = 0.5f});
+  REQUIRE(run.chosen() == Chosen{{0, 1, 2, 3}, {1}}); // at least one
+  run.select<kokomo::IdentityScore>(kokomo::Percentile<kokomo::PercentileScope::token>{.tau = 0.5f});
+  REQUIRE(run.chosen() == Chosen{{0, 1}, {1, 0}}); // of its own logits: two of four, always
+  // [/snippet]
+}
+
+TEST_CASE("cascade") {
+  // [snippet:cascade]
+  RoutingFixture<> run({{3, 0, 0}, {1, 0.9, 0}}); // probabilities 0.91 0.05 0.05 and 0.44 0.40 0.16
+  run.select<kokomo::SoftmaxScore>(kokomo::Cascade{.few = 1, .many = 2, .threshold = 0.3f});
+  REQUIRE(run.chosen() == Chosen{{0}, {0, 1}});
+  // [/snippet]
+}
+
+TEST_CASE("agreement") {
+  // [snippet:agreement]
+  RoutingFixture<> run({{90, 0, 0}, {0, 0, 0}});
+  run.select<kokomo::IdentityScore>(kokomo::Agreement{.probes = 8, .noise = 1, .seed = 1});
+  REQUIRE(run.chosen()[0] == std::vector<int>{0}); // every probe says so
+  REQUIRE(run.chosen()[1].size() > 1);
+  // [/snippet]
+}
+
+TEST_CASE("escalate") {
+  // [snippet:escalate]
+  RoutingFixture<> run({{0, 2}, {0, 0.2}}); // probability that the heavy expert wins: 0.88, 0.55
+  run.select<kokomo::IdentityScore>(kokomo::Escalate{.tau = 0.6f});
+  REQUIRE(run.chosen() == Chosen{{1}, {0}});
+  // what the router is fitted to: 7 of 10 successes against 4 of 10, from a uniform prior
+  REQUIRE(std::abs(kokomo::win_probability(8, 4, 5, 7) - 0.90081) < 1e-5);
+  // [/snippet]
+}
+
+TEST_CASE("pooled_scorer") {
+  // [snippet:pooled_scorer]
+  ScorerFixture<kokomo::PooledScorer<>> run({.tokens_per_sequence = 3}, 6, 5, 4); // two sequences
+  auto const z = run.forward();
+  REQUIRE(z[0] == z[2]);
+  REQUIRE(z[2] != z[3]);
+  // [/snippet]
+}
+
+TEST_CASE("table_scorer") {
+  // [snippet:table_scorer]
+  ScorerFixture<kokomo::TableScorer> run({.rows = 2}, 3, 5, 4);
+  kokomo::OwnedVector<kokomo::index_t, Kokkos::DefaultExecutionSpace> task("task", 3);
+  Kokkos::deep_copy(task, 1);
+  run.inputs.row_of_token = task;
+  auto const z = run.forward();
+  REQUIRE(z[0] == z[2]); // whatever the tokens are
   // [/snippet]
 }
 
