@@ -47,7 +47,7 @@ template <class T, class Exec> struct DigitPass {
   KOKKOS_FUNCTION index_t digit(index_t entry) const { return (a.expert[entry] >> shift) & (digits - 1); }
   /// Calls f(entry) for the entries of a block, in order.
   template <class F> KOKKOS_FUNCTION void visit(offset_t block, F const& f) const {
-    offset_t const count = from != nullptr ? scratch.first[digits] : a.token_offsets[a.tokens];
+    offset_t const count = from != nullptr ? scratch.first[offset_t(digits)] : a.token_offsets[a.tokens];
     auto const blocks = offset_t(scratch.counts.extent(0));
     for (offset_t i = count * block / blocks; i < count * (block + 1) / blocks; ++i) {
       index_t const entry = from != nullptr ? from[i] : index_t(i);
@@ -159,7 +159,7 @@ void sort_by_expert(Exec const& exec, Assignment<T, Exec> const& a, GroupingScra
     for_each(exec, "kokomo::Grouping::place_by_digit", blocks, PlaceByDigit<T, Exec>{pass});
     from = to;
   }
-  for_each(exec, "kokomo::Grouping::enter_sorted", a.entries() + 1, EnterSorted<T, Exec>{a, &scratch.first[digits]});
+  for_each(exec, "kokomo::Grouping::enter_sorted", a.entries() + 1, EnterSorted<T, Exec>{a, &scratch.first[offset_t(digits)]});
   for_each(exec, "kokomo::Grouping::enter_tokens", a.tokens, EnterTokens<T, Exec>{a});
 }
 
