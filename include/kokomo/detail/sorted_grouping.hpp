@@ -159,7 +159,8 @@ void sort_by_expert(Exec const& exec, Assignment<T, Exec> const& a, GroupingScra
     for_each(exec, "kokomo::Grouping::place_by_digit", blocks, PlaceByDigit<T, Exec>{pass});
     from = to;
   }
-  for_each(exec, "kokomo::Grouping::enter_sorted", a.entries() + 1, EnterSorted<T, Exec>{a, &scratch.first[offset_t(digits)]});
+  for_each(exec, "kokomo::Grouping::enter_sorted", a.entries() + 1,
+           EnterSorted<T, Exec>{a, scratch.first.data() + digits});
   for_each(exec, "kokomo::Grouping::enter_tokens", a.tokens, EnterTokens<T, Exec>{a});
 }
 
