@@ -16,6 +16,16 @@ template <class V> std::vector<double> to_doubles(V const& view) {
   return values;
 }
 
+using Values = std::vector<double>;
+
+/// The numbers of a tensor, integers or not.
+inline Values values_of(Reference const& reference, std::string const& name) {
+  auto const& tensor = reference.at(name);
+  if (tensor.dtype != kokomo::io::DType::I64) return kokomo::io::read<double>(tensor);
+  auto const integers = kokomo::io::read<std::int64_t>(tensor);
+  return Values(integers.begin(), integers.end());
+}
+
 /// A matrix on the device with the values of a tensor of rows x columns elements.
 template <class T>
 kokomo::OwnedMatrix<T, Exec> to_device(kokomo::io::TensorInfo const& tensor, std::size_t rows, std::size_t columns) {

@@ -11,8 +11,6 @@ using kokomo::offset_t;
 
 namespace {
 
-using Values = std::vector<double>;
-
 /// Value and gradient of a balancer's loss on logits alone, coefficient one. `to_file` makes of the gradient on these
 /// logits the one that the file stores.
 template <class Balancer>
@@ -81,6 +79,10 @@ void check_losses(Reference const& reference, Comparison& comparison) {
   kokomo::LoadBalancingLoss loss{.coefficient = 1, .top_k = config.at("top_k").get<int>()};
   if (reference.family() == "switch_transformers") loss.tokens_per_sequence = config.at("batch_shape").at(1);
   if (reference.family() == "nllb_moe") loss.top_k = 1;
+  if (reference.family() == "extra_deepspeed_gating") {
+    loss.divide_by_k = true;
+    if (config.at("kind") == "top2") loss.top_k = 1;
+  }
   compare_loss(loss, logits, {}, reference, "aux_loss", "grad.aux.router_logits", comparison);
   if (reference.find("z_loss") != nullptr)
     compare_loss(kokomo::ZLoss{.coefficient = 1}, logits, {}, reference, "z_loss", "grad.z.router_logits", comparison);

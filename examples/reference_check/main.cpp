@@ -108,6 +108,10 @@ constexpr Entry families[] = {
     {"extra_peer", &check_peer},
     {"extra_onnxruntime_moe", &check_operator},
     {"extra_grouped_mm", &check_grouped_product},
+    {"extra_balanced_assignment", &check_balanced_assignment},
+    {"extra_capacity_lp", &check_capacity_lp},
+    {"extra_deepspeed_gating", &check_deepspeed_gating},
+    {"extra_soft_moe", &check_soft_moe},
 };
 
 /// Families whose composition depends on their settings.

@@ -87,5 +87,12 @@ void check_sinkhorn(Reference const& reference, Comparison& comparison);
 void check_peer(Reference const& reference, Comparison& comparison);
 void check_operator(Reference const& reference, Comparison& comparison);
 void check_grouped_product(Reference const& reference, Comparison& comparison);
+/// One expert a token with equal loads, and k with capacities.
+void check_balanced_assignment(Reference const& reference, Comparison& comparison);
+void check_capacity_lp(Reference const& reference, Comparison& comparison);
+/// Choices with capacities, and their weights.
+void check_deepspeed_gating(Reference const& reference, Comparison& comparison);
+/// Slots that read mixtures of tokens.
+void check_soft_moe(Reference const& reference, Comparison& comparison);
 
 #endif

@@ -135,6 +135,7 @@ public:
     inputs_t<Adjust, T, Exec> adjust{};
     inputs_t<Selector, T, Exec> selector{};
     inputs_t<Gate, T, Exec> gate{};
+    inputs_t<Capacity, T, Exec> capacity{};
     Mode mode = Mode::inference;
     std::uint64_t step = 0; ///< keys random choices of policies that have any
   };

@@ -149,7 +149,7 @@ TEST_CASE("selective Sinkhorn routing: weights, gradients, inference") {
 }
 
 TEST_CASE("selective Sinkhorn routing: settings that make no sense") {
-  Sizes const sizes{.tokens = 4, .experts = 2, .columns = 2};
+  Sizes const sizes{.tokens = 4, .experts = 2};
   REQUIRE_THROWS_AS((SelectiveSinkhorn{.probability = 1.5}.check(sizes)), Error);
   REQUIRE_THROWS_AS((SelectiveSinkhorn{.regularization = 0}.check(sizes)), Error);
   REQUIRE_THROWS_AS((SelectiveSinkhorn{.iterations = 0}.check(sizes)), Error);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #include <docs/example.hpp>
 
+#include <kokomo/router/balanced_assignment.hpp>
 #include <kokomo/router/expert_choice.hpp>
 #include <kokomo/router/sinkhorn_top_k.hpp>
 #include <kokomo/router/top_k.hpp>
@@ -30,5 +31,18 @@ TEST_CASE("sinkhorn_top_k") {
   REQUIRE(close(run.weights(), {{example::sigmoid(4)}, {example::sigmoid(3)}, {0.5}, {0.5}})); // of the logits
   run.forward(kokomo::Mode::inference);
   REQUIRE(run.chosen() == Table<kokomo::index_t>{{0}, {0}, {0}, {0}});
+  // [/snippet]
+}
+
+TEST_CASE("balanced_assignment") {
+  // [snippet:balanced_assignment]
+  using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::BalancedAssignment>,
+                              kokomo::ScoreGate<kokomo::SigmoidScore>>;
+  Example<Layer> run({.tokens = 5, .hidden = 2, .experts = 2}, {.experts = {.intermediate = 4}});
+  run.set_logits({{5, 1}, {4, 3}, {4, 0}, {3, 2.5}, {2, 0}}); // all prefer expert 0, by 4, 1, 4, 0.5 and 2
+  run.forward(kokomo::Mode::training);
+  REQUIRE(run.chosen() == Table<kokomo::index_t>{{0}, {1}, {0}, {1}, {0}}); // the two that lose least
+  run.forward(kokomo::Mode::inference);
+  REQUIRE(run.chosen() == Table<kokomo::index_t>{{0}, {0}, {0}, {0}, {0}});
   // [/snippet]
 }

@@ -47,6 +47,15 @@ template <class T, class Exec> struct LogitsOfPlan {
   }
 };
 
+/// No gradient through the plan. Further columns of a scorer (NoisyScorer) keep theirs.
+template <class C, class Exec> struct DetachPlan {
+  Matrix<C, Exec> d;
+  index_t experts;
+  KOKKOS_FUNCTION void operator()(offset_t token) const {
+    for (index_t e = 0; e < experts; ++e) d(token, e) = 0;
+  }
+};
+
 /// d_scores to d_logits, in place.
 template <class C, class Exec> struct TransportScoresGradient {
   Matrix<C, Exec> scores; // softmax / regularization, where that is the cost
@@ -56,8 +65,8 @@ template <class C, class Exec> struct TransportScoresGradient {
 
   KOKKOS_FUNCTION void operator()(offset_t token) const {
     C along = 0;
-    for (std::size_t e = 0; e < d.extent(1); ++e) along += scores(token, e) * d(token, e);
-    for (std::size_t e = 0; e < d.extent(1); ++e)
+    for (std::size_t e = 0; e < scores.extent(1); ++e) along += scores(token, e) * d(token, e);
+    for (std::size_t e = 0; e < scores.extent(1); ++e)
       d(token, e) = cost == SinkhornCost::linear
                         ? d(token, e) / regularization
                         : scores(token, e) * (d(token, e) - along * regularization); // s = scores * regularization
@@ -101,14 +110,12 @@ struct SelectiveSinkhorn {
           column(arena.vector<compute_t<T>, Exec>(policy.detach ? 0 : sizes.experts)) {}
   };
 
-  void check(Sizes const& sizes) const {
+  void check(Sizes const&) const {
     detail::require(probability >= 0 && probability <= 1, 106, "SelectiveSinkhorn probability = ", probability,
                     ", expected 0 .. 1");
     detail::require(regularization > 0, 106, "SelectiveSinkhorn regularization = ", regularization, ", expected > 0");
     detail::require(iterations >= 1, 106, "SelectiveSinkhorn iterations = ", iterations, ", expected >= 1");
     detail::require(tolerance >= 0, 106, "SelectiveSinkhorn tolerance = ", tolerance, ", expected >= 0");
-    detail::require(sizes.columns == sizes.experts, 106, "SelectiveSinkhorn plans for ", sizes.columns,
-                    " logits a token, expected one a routed expert: ", sizes.experts);
   }
 
   /// Whether a call is routed by the plan.
@@ -138,7 +145,8 @@ struct SelectiveSinkhorn {
     using C = compute_t<T>;
     if (!uses_plan(routing.mode, routing.step)) return;
     if (detach)
-      return detail::fill(exec, "kokomo::SelectiveSinkhorn::detach", d_logits.data(), offset_t(d_logits.size()), 0);
+      return detail::for_each(exec, "kokomo::SelectiveSinkhorn::detach", routing.sizes.tokens,
+                              detail::DetachPlan<C, Exec>{d_logits, routing.sizes.experts});
     detail::sinkhorn_backward(exec, saved.plan, d_logits, saved.row, saved.column, iterations, C(tolerance));
     detail::for_each(exec, "kokomo::SelectiveSinkhorn::backward", routing.sizes.tokens,
                      detail::TransportScoresGradient<C, Exec>{saved.plan.scores, d_logits, cost, C(regularization)});

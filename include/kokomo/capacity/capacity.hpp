@@ -2,9 +2,11 @@
 #ifndef KOKOMO_CAPACITY_CAPACITY_HPP
 #define KOKOMO_CAPACITY_CAPACITY_HPP
 
+#include <kokomo/argument.hpp>
 #include <kokomo/assignment.hpp>
 #include <kokomo/concepts.hpp>
 #include <kokomo/detail/launch.hpp>
+#include <kokomo/detail/random.hpp>
 #include <kokomo/detail/ranking.hpp>
 #include <kokomo/error.hpp>
 #include <kokomo/score.hpp>
@@ -19,7 +21,12 @@ namespace kokomo::inline v0 {
 enum class CapacityOrder {
   position,       ///< all first choices in token order, then all second choices, ... (Switch, GShard, NLLB)
   token_priority, ///< the same, but tokens in order of falling best score (V-MoE's batch-prioritised routing)
-  score           ///< the entries with the largest scores, whatever choice they were (Megatron's drop_policy probs)
+  score,          ///< the entries with the largest scores, whatever choice they were (drop_policy probs)
+  token_position, ///< the first entries in token order, whatever choice they were (drop_policy position)
+  random,         ///< the entries with the largest random numbers (DeepSpeed's top-1)
+  /// A token takes one place: that of its first choice, or in later rounds of the next one that still has room, where
+  /// tokens queue in their order (Switch's no token left behind)
+  no_token_left_behind
 };
 
 namespace detail {
@@ -53,15 +60,22 @@ template <class Score, class T, class Exec> struct ScoreEntries {
   Assignment<T, Exec> a;
   Vector<C, Exec> score;        // [entries] of the entry, or of its token's first choice
   Vector<index_t, Exec> choice; // [entries]
-  bool of_token;
+  CapacityOrder order;
+  std::uint64_t seed;
+  Matrix<C const, Exec> priority; // [tokens, experts] in place of random numbers, if given
 
   KOKKOS_FUNCTION void operator()(offset_t token) const {
     C const* const z = routing.row(token);
     auto const row = Score::row(z, routing.sizes.experts);
     offset_t const begin = a.token_offsets[token];
     for (offset_t i = begin; i < a.token_offsets[token + 1]; ++i) {
-      index_t const e = a.expert[of_token ? begin : i];
-      score[i] = e == none ? C(0) : rankable(Score::value(row, z[e]));
+      index_t const e = a.expert[order == CapacityOrder::token_priority ? begin : i];
+      if (order != CapacityOrder::random)
+        score[i] = e == none ? C(0) : rankable(Score::value(row, z[e]));
+      else if (priority.data() != nullptr)
+        score[i] = e == none ? C(0) : rankable(priority(token, e));
+      else
+        score[i] = static_cast<C>(uniform(seed, routing.step, token, e));
       choice[i] = static_cast<index_t>(i - begin);
     }
   }
@@ -96,9 +110,50 @@ template <class C, class T, class Exec> struct ServeQueue {
 
   /// Whether entry i is served before entry j. Entries are in token order, which settles every tie.
   KOKKOS_FUNCTION bool operator()(index_t i, index_t j) const {
-    if (order != CapacityOrder::score && choice[i] != choice[j]) return choice[i] < choice[j];
-    if (order != CapacityOrder::position && score[i] != score[j]) return score[i] > score[j];
+    bool const by_choice = order == CapacityOrder::position || order == CapacityOrder::token_priority;
+    bool const by_position = order == CapacityOrder::position || order == CapacityOrder::token_position;
+    if (by_choice && choice[i] != choice[j]) return choice[i] < choice[j];
+    if (!by_position && score[i] != score[j]) return score[i] > score[j];
     return i < j;
+  }
+};
+
+/// One round in which tokens without a place ask for one at the expert of their next choice.
+template <class T, class Exec> struct ServeRound {
+  Assignment<T, Exec> a;
+  Vector<index_t, Exec> choice;
+  Vector<index_t, Exec> accepted; // [entries] 0 or 1
+  index_t round;
+  offset_t places, sequence;
+
+  KOKKOS_FUNCTION void operator()(offset_t e) const {
+    for (offset_t row = a.expert_offsets[e]; row < a.expert_offsets[e + 1];) {
+      offset_t end = row, taken = 0;
+      offset_t const within = a.token_of_row[row] / sequence;
+      for (; end < a.expert_offsets[e + 1] && a.token_of_row[end] / sequence == within; ++end)
+        taken += accepted[a.entry_of_row[end]];
+      for (; row < end; ++row) {
+        index_t const i = a.entry_of_row[row];
+        if (choice[i] != round || taken == places || has_place(i)) continue;
+        accepted[i] = 1; // nobody else asks for this token in this round
+        ++taken;
+      }
+    }
+  }
+  KOKKOS_FUNCTION bool has_place(index_t i) const {
+    for (index_t j = 1; j <= choice[i]; ++j)
+      if (accepted[i - j] != 0) return true;
+    return false;
+  }
+};
+
+template <class T, class Exec> struct DropUnaccepted {
+  Assignment<T, Exec> a;
+  Vector<index_t, Exec> accepted;
+
+  KOKKOS_FUNCTION void operator()(offset_t token) const {
+    for (offset_t i = a.token_offsets[token]; i < a.token_offsets[token + 1]; ++i)
+      if (accepted[i] == 0) a.row[i] = none;
   }
 };
 
@@ -122,7 +177,12 @@ struct Capacity {
   offset_t places = 0;              ///< >= 0, a fixed number
   offset_t minimum = 0;             ///< >= 0
   offset_t tokens_per_sequence = 0; ///< >= 0; 0: the whole batch is one queue
+  std::uint64_t seed = 0;           ///< of CapacityOrder::random, with the call's step
 
+  template <class T, class Exec> struct Inputs {
+    /// [tokens, experts] replaces the random numbers of CapacityOrder::random
+    MatrixArgument<compute_t<T> const, Exec> priority{};
+  };
   template <class T, class Exec> struct Scratch {
     Vector<compute_t<T>, Exec> score;
     Vector<index_t, Exec> choice;
@@ -141,6 +201,11 @@ struct Capacity {
                     "Capacity has no size: set one of places, fraction and factor to a positive value");
   }
 
+  template <class T, class Exec> void check_inputs(Inputs<T, Exec> const& inputs, Sizes const& sizes) const {
+    if (inputs.priority.given())
+      (void)inputs.priority.checked("inputs.capacity.priority", {sizes.tokens, sizes.experts});
+  }
+
   /// Entries an expert takes of each sequence.
   offset_t limit(Sizes const& sizes) const {
     double const n = double(tokens_per_sequence > 0 ? tokens_per_sequence : sizes.tokens);
@@ -154,16 +219,26 @@ struct Capacity {
 
   /// Marks what is over as not executed. `a` is grouped, its weights not yet written.
   template <class GateScore, class T, class Exec>
-  void apply(Exec const& exec, Routing<T, Exec> const& routing, Assignment<T, Exec> const& a,
-             Scratch<T, Exec> const& scratch) const {
+  void apply(Exec const& exec, Routing<T, Exec> const& routing, Inputs<T, Exec> const& inputs,
+             Assignment<T, Exec> const& a, Scratch<T, Exec> const& scratch) const {
     using C = compute_t<T>;
-    detail::for_each(exec, "kokomo::Capacity::score", a.tokens,
-                     detail::ScoreEntries<GateScore, T, Exec>{routing, a, scratch.score, scratch.choice,
-                                                              order == CapacityOrder::token_priority});
+    Matrix<C const, Exec> priority;
+    if (inputs.priority.given())
+      priority = inputs.priority.checked("inputs.capacity.priority", {routing.sizes.tokens, routing.sizes.experts});
+    detail::for_each(
+        exec, "kokomo::Capacity::score", a.tokens,
+        detail::ScoreEntries<GateScore, T, Exec>{routing, a, scratch.score, scratch.choice, order, seed, priority});
     offset_t const sequence = tokens_per_sequence > 0 ? tokens_per_sequence : Kokkos::max(a.tokens, offset_t(1));
-    detail::for_each(exec, "kokomo::Capacity::serve", a.experts,
-                     detail::ServeQueue<C, T, Exec>{a, scratch.score, scratch.choice, scratch.queue, order,
-                                                    limit(routing.sizes), sequence});
+    offset_t const limit = this->limit(routing.sizes);
+    if (order != CapacityOrder::no_token_left_behind)
+      return detail::for_each(
+          exec, "kokomo::Capacity::serve", a.experts,
+          detail::ServeQueue<C, T, Exec>{a, scratch.score, scratch.choice, scratch.queue, order, limit, sequence});
+    detail::fill(exec, "kokomo::Capacity::reset", scratch.queue.data(), a.entries(), 0);
+    for (index_t round = 0; round < routing.sizes.per_token; ++round)
+      detail::for_each(exec, "kokomo::Capacity::round", a.experts,
+                       detail::ServeRound<T, Exec>{a, scratch.choice, scratch.queue, round, limit, sequence});
+    detail::for_each(exec, "kokomo::Capacity::drop", a.tokens, detail::DropUnaccepted<T, Exec>{a, scratch.queue});
   }
 };
 

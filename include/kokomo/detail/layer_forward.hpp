@@ -43,6 +43,8 @@ void KOKOMO_LAYER::check_call(Parameters const& parameters, State const& state, 
   if constexpr (detail::ChecksInputs<Gate, T, Exec>) m_policies.gate.template check_inputs<T, Exec>(inputs.gate, sizes);
   if constexpr (detail::ChecksInputs<Adjust, T, Exec>)
     m_policies.adjust.template check_inputs<T, Exec>(inputs.adjust, sizes);
+  if constexpr (detail::ChecksInputs<Capacity, T, Exec>)
+    m_policies.capacity.template check_inputs<T, Exec>(inputs.capacity, sizes);
   detail::check_extents("parameters", parameters, m_parameter_extents);
   detail::check_extents("state", state, m_state_extents);
   require(!detail::runs_on_host_v<Exec> || workspace.workers() >= 1, 205, "the workspace has room for ",
@@ -89,7 +91,10 @@ void KOKOMO_LAYER::route(Exec const& exec, State const& state, Parameters const&
   if constexpr (has_capacity) {
     group(); // queues by expert; balancers count what was chosen, before any drop
     record();
-    m_policies.capacity.template apply<Score>(exec, routing, a, scratch.capacity);
+    if constexpr (std::is_same_v<inputs_t<Capacity, T, Exec>, Nothing>)
+      m_policies.capacity.template apply<Score>(exec, routing, a, scratch.capacity);
+    else
+      m_policies.capacity.template apply<Score>(exec, routing, inputs.capacity, a, scratch.capacity);
     weigh();
     group();
   } else {

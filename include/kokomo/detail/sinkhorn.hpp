@@ -225,7 +225,7 @@ template <class C, class Exec> struct SinkhornAdjoint {
 
   KOKKOS_FUNCTION void operator()(offset_t t) const {
     bool const takes_part = p.row[t] > -Kokkos::Experimental::infinity_v<C>;
-    for (std::size_t e = 0; e < d.extent(1); ++e)
+    for (std::size_t e = 0; e < p.scores.extent(1); ++e)
       d(t, e) = takes_part && p.column[e] > -Kokkos::Experimental::infinity_v<C>
                     ? d(t, e) - Kokkos::exp(p.log_plan(t, offset_t(e))) * (row[t] + column[e])
                     : C(0);

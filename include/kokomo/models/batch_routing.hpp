@@ -3,8 +3,16 @@
 #define KOKOMO_MODELS_BATCH_ROUTING_HPP
 
 #include <kokomo/adjust/selective_sinkhorn.hpp>
+#include <kokomo/balancer/balancers.hpp>
+#include <kokomo/balancer/bip_balancing.hpp>
+#include <kokomo/balancer/importance_loss.hpp>
+#include <kokomo/balancer/load_balancing_loss.hpp>
+#include <kokomo/balancer/load_loss.hpp>
+#include <kokomo/balancer/membership_loss.hpp>
 #include <kokomo/models/description.hpp>
+#include <kokomo/router/balanced_assignment.hpp>
 #include <kokomo/router/expert_choice.hpp>
+#include <kokomo/router/noisy_scorer.hpp>
 #include <kokomo/router/sinkhorn_top_k.hpp>
 
 /// Published routings that decide over a whole batch: docs/families/batch_routing.md.
@@ -28,6 +36,31 @@ using SinkhornMegatronTopK = Layer<Router<LinearScorer, SinkhornTopK>, SoftmaxGa
 template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
 using SelectiveSinkhornRouting =
     Layer<Router<LinearScorer, TopK<>>, NormalizedSoftmaxGate, NoBalancer, AnyGluExperts, T, Exec, SelectiveSinkhorn>;
+
+/// BASE: a balanced assignment in training, the best logit in inference, weighed by its sigmoid. Inside of a residual
+/// connection this is a E(x) + (1 - a) x with E(x) = x + F(x).
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
+using BaseLayer = Layer<Router<LinearScorer, BalancedAssignment>, SigmoidGate, NoBalancer, AnyPlainExperts, T, Exec>;
+
+/// GShard: top-2 with a second expert at random, first choices before second ones.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
+using GShard =
+    Layer<Router<LinearScorer, Top2>, NormalizedSoftmaxGate, LoadBalancingLoss, AnyPlainExperts, T, Exec, Capacity>;
+
+/// V-MoE: noisy logits, batch-prioritised capacity, importance and load losses.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
+using VMoe = Layer<Router<NoisyScorer, TopK<>>, SoftmaxGate, Balancers<ImportanceLoss<SoftmaxMass>, LoadLoss>,
+                   AnyPlainExperts, T, Exec, Capacity>;
+
+/// BIP-based balancing: top-k of scores minus duals, weights of the scores alone.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Gate = SoftmaxGate>
+using BipMoe = Layer<Router<LinearScorer, TopK<>>, Gate, BipBalancing, AnyGluExperts, T, Exec>;
+
+/// Mixture-of-Depths: the best tokens of each sequence go through the block, weighed by their raw logit; the residual
+/// connection around the layer is what the others get. One expert, or several (staged MoDE).
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Balancer = MembershipLoss>
+using MixtureOfDepths =
+    Layer<Router<LinearScorer, ExpertChoice>, ScoreGate<IdentityScore>, Balancer, AnyGluExperts, T, Exec>;
 
 inline void configure(ExpertChoice& p, Description const& d) {
   p.places = d.capacity;
