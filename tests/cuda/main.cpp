@@ -15,11 +15,12 @@ int balancers();
 int token_routers();
 int quantized_experts();
 int decorators();
+int batch_routers();
 
 int main(int argc, char** argv) {
   Kokkos::ScopeGuard const kokkos(argc, argv);
   int const failed = sigmoid_routers() + softmax_routers() + selected_routers() + special_routers() + scorers() +
-                     balancers() + token_routers() + quantized_experts() + decorators();
+                     balancers() + token_routers() + quantized_experts() + decorators() + batch_routers();
   std::printf("%d failed\n", failed);
   return failed == 0 ? 0 : 1;
 }
