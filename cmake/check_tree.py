@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SLOTS = ("router", "gate", "balancer", "adjust", "capacity", "space", "experts", "combine", "schedule")
+SLOTS = ("router", "gate", "balancer", "adjust", "capacity", "space", "experts", "combine", "schedule", "transform")
 
 
 def main() -> int:

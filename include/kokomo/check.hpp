@@ -11,6 +11,8 @@
 
 namespace kokomo::inline v0 {
 
+template <class... Parts> struct Balancers;
+
 namespace detail {
 
 template <class Experts> struct RoutedOf { using type = Experts; };
@@ -68,6 +70,27 @@ template <class Selector> constexpr bool balances_itself() {
   else
     return false;
 }
+/// A selector of a plan that is balanced as it is, so that a loss would only pull the logits away from it.
+template <class Selector> constexpr bool takes_no_loss() {
+  if constexpr (requires { Selector::takes_no_loss; })
+    return Selector::takes_no_loss;
+  else
+    return false;
+}
+/// Whether a balancer is, or holds, a loss of probabilities, and whether of a distribution.
+template <class Balancer> struct BalancingLoss { static constexpr bool any = false, of_distribution = false; };
+template <class Balancer>
+requires requires {
+  typename Balancer::Distribution;
+}
+struct BalancingLoss<Balancer> {
+  static constexpr bool any = true, of_distribution = Balancer::Distribution::distribution;
+};
+template <class... Parts> struct BalancingLoss<Balancers<Parts...>> {
+  static constexpr bool any = (BalancingLoss<Parts>::any || ...);
+  static constexpr bool of_distribution = (BalancingLoss<Parts>::of_distribution || ...);
+};
+
 /// Experts that compute token by token, straight from the entries: very many small ones.
 template <class Experts, class T, class Exec>
 concept ComputesByToken = requires(Experts const& p, Exec const& exec, parameters_t<Experts, T, Exec> const& parameters,
@@ -250,6 +273,13 @@ template <class Layer> consteval void check_composition() {
   static_assert(!balances_itself<Selector>() || !bool(BiasesSelection<typename Layer::Balancer, T, Exec>),
                 "kokomo::Layer: a selector that balances the load itself (ExpertChoice, SinkhornTopK, "
                 "BalancedAssignment) does not see a balancer's selection bias (docs/policies/balancer)");
+  static_assert(!takes_no_loss<Selector>() || !BalancingLoss<typename Layer::Balancer>::any,
+                "kokomo::Layer: a selector that balances by a transport plan (SinkhornTopK) takes no balancing loss "
+                "(docs/policies/router/sinkhorn_top_k.md)");
+  static_assert(!std::is_same_v<score_of_t<Gate>, ReluScore> ||
+                    !BalancingLoss<typename Layer::Balancer>::of_distribution,
+                "kokomo::Layer: a ReLU gate routes by no distribution, so its balancing loss must take masses as they "
+                "are (AdaptiveL1, RawMass<ReluScore>; docs/policies/balancer/adaptive_l1.md)");
   static_assert(
       reads_logits_of<Selector, typename Layer::Scorer> && reads_logits_of<Gate, typename Layer::Scorer> &&
           (std::is_same_v<typename Layer::Balancer, NoBalancer> ||

@@ -93,7 +93,9 @@ struct SparseMixerGate {
     template <class F> void for_each(F&& f) const { f(Name{"", "factors"}, factors); }
   };
 
-  void check(Sizes const&) const {
+  void check(Sizes const& sizes) const {
+    detail::require(sizes.per_token == 2, 102, "SparseMixerGate weighs two picks a token, but the selector has ",
+                    sizes.per_token, " (use SparseMixer)");
     detail::require(epsilon >= 0, 106, "SparseMixerGate epsilon = ", epsilon, ", expected >= 0");
   }
   template <class T, class Exec> void check_inputs(Inputs<T, Exec> const& inputs, Sizes const& sizes) const {

@@ -52,6 +52,7 @@ template <class T, class Exec> struct SelectFromPlan {
 struct SinkhornTopK {
   static constexpr bool causal = false;
   static constexpr bool balances_itself = true;
+  static constexpr bool takes_no_loss = true; // as Megatron-LM asserts
 
   int k = 1;               ///< experts a token, 1 .. experts
   int iterations = 100;    ///< >= 1, at most so many; the published loop has no bound
