@@ -162,15 +162,22 @@ void check(Policy policy, typename Subject<Policy, T>::Experts source, offset_t 
            std::vector<offset_t> const& rows) {
   source.intermediate = policy.intermediate, source.bias = policy.bias, source.activation = policy.activation;
   Subject<Policy, T> subject(policy, source, width, rows);
-  auto const one = subject.forward(1);
-  for (int const workers : {2, 5}) REQUIRE(subject.forward(workers) == one); // the same bits
-  CHECK(relative_error(Row(one.begin(), one.end()), subject.reference()) <= tolerance<T>(policy.activations));
+  auto const reference = subject.reference();
+  auto& set = detail::host::instruction_set();
+  auto const widest = set;
+  for (auto const each : {widest, detail::host::InstructionSet::portable}) {
+    set = each;
+    auto const one = subject.forward(1);
+    for (int const workers : {2, 5}) REQUIRE(subject.forward(workers) == one); // the same bits
+    CHECK(relative_error(Row(one.begin(), one.end()), reference) <= tolerance<T>(policy.activations));
+  }
+  set = widest;
 }
 
 std::vector<offset_t> const few{1, 0, 2, 5}, many{40, 3, 0, 13};
 
-TEMPLATE_TEST_CASE("experts of quantised weights compute with the dequantised ones", "", Int8<0>, Int8<32>, Int8<64>,
-                   Int4, Int4ZeroPoint, Mxfp4, Fp8Blocks) {
+TEMPLATE_TEST_CASE("experts of quantised weights compute with the dequantised ones", "", Int8<0>, Int8<64>, Int4,
+                   Int4ZeroPoint, Mxfp4, Fp8Blocks) {
   using Policy = QuantizedExperts<SwiGlu, TestType>;
   for (auto const& rows : {few, many})
     for (Activations const activations : {Activations::as_stored, Activations::int8}) {
@@ -180,19 +187,18 @@ TEMPLATE_TEST_CASE("experts of quantised weights compute with the dequantised on
                            {.gate_up = GateUp::interleaved, .up_order = WeightOrder::in_out}, 75, rows);
     }
   check<Policy, float>({.intermediate = 150, .bias = true}, {.gate_up = GateUp::separate}, 300, many);
-  check<Policy, double>({.intermediate = 37, .bias = true}, {.down_order = WeightOrder::in_out}, 75, few);
+  if constexpr (TestType::zero_points || !TestType::integers) // one thread an element, as on a device
+    check<Policy, double>({.intermediate = 37, .bias = true}, {.down_order = WeightOrder::in_out}, 75, few);
 }
 
 TEST_CASE("quantised experts: interleaved rows, plain experts, bfloat16 storage, clamped activation") {
   ClampedSwiGlu const gpt_oss{.alpha = 1.702f, .gate_max = 7, .up_limit = 7, .up_offset = 1};
   using Clamped = QuantizedExperts<ClampedSwiGlu, Mxfp4>;
   Clamped const interleaved{.intermediate = 64, .bias = true, .gate_up = GateUp::interleaved, .activation = gpt_oss};
-  check<Clamped, float>(interleaved, {.gate_up = GateUp::interleaved}, 96, few);
   check<Clamped, bfloat16>(interleaved, {.gate_up = GateUp::interleaved}, 96, few);
   check<Clamped, bfloat16>(interleaved, {}, 96, many);
   using Plain8 = QuantizedExperts<Plain<SquaredRelu>, Int8<>>;
   check<Plain8, float>({.intermediate = 70, .bias = true}, {}, 50, few);
-  check<Plain8, double>({.intermediate = 70, .bias = true}, {}, 50, few);
 }
 
 TEST_CASE("no rows at all, and a row beyond what is grouped") {
@@ -240,7 +246,7 @@ TEST_CASE("the error of the output is bounded by that of the weights") {
 }
 
 TEST_CASE("a layer of quantised experts, routed and shared") {
-  using Quantized = QuantizedExperts<SwiGlu, Int8<>>;
+  using Quantized = QuantizedExperts<SwiGlu, Int8<64>>;
   using Original = Layer<Router<LinearScorer, TopK<>>, SoftmaxGate, NoBalancer, WithShared<SwiGluExperts>, float, Exec>;
   using Subject = Layer<Router<LinearScorer, TopK<>>, SoftmaxGate, NoBalancer, WithShared<Quantized>, float, Exec>;
   Shape const shape{.tokens = 30, .hidden = 48, .experts = 4};
@@ -270,7 +276,7 @@ TEST_CASE("a layer of quantised experts, routed and shared") {
     exec.fence();
   };
   forward(original, from, reference), forward(layer, parameters, y);
-  // Three products with weights off by at most half of max / 127 of normal groups of 32, some 2.2 sigma / 254 at most and
+  // Three products with weights off by at most half of max / 127 of groups of 24 to 48 normal ones, some 2.2 sigma / 254 at most and
   // 1 / sqrt(3) of that in the mean: 0.5 % each, and in the root of their squares 0.9 %.
   Row const out(y.data(), y.data() + y.size()), ref(reference.data(), reference.data() + reference.size());
   REQUIRE(relative_error(out, ref) <= 0.02);

@@ -203,20 +203,20 @@ private:
     using Kernel = detail::host::QuantizedKernel<Format>;
     auto const set = detail::host::instruction_set();
     Kernel const& kernel = detail::host::quantized_kernel<Format>(set, activations);
-    auto const weights = [&](Part<T, Exec> const& part, offset_t columns) {
-      return Weights{part.weight(), columns, kernel.columns};
+    auto const weights = [&](Part<T, Exec> const& part, offset_t columns, offset_t depth) {
+      return Weights{part.weight(), columns, depth, kernel.columns, set, in.rows};
     };
     auto const up = up_part(parameters), down = down_part(parameters);
     auto gate = up;
     if constexpr (gated) gate = gate_part(parameters);
     detail::host::launch(exec, "kokomo::QuantizedExperts::hidden", in.workers.workers,
                          detail::host::HiddenLayer<T, Activation, Weights, Kernel>{
-                             in.rows, in.x, width, intermediate, weights(gate, intermediate), weights(up, intermediate),
-                             gate.constant_bias(), up.constant_bias(), nullptr, scratch.hidden.data(), activation,
-                             in.workers, &kernel, set});
+                             in.rows, in.x, width, intermediate, weights(gate, intermediate, width),
+                             weights(up, intermediate, width), gate.constant_bias(), up.constant_bias(), nullptr,
+                             scratch.hidden.data(), activation, in.workers, &kernel, set});
     detail::host::launch(exec, "kokomo::QuantizedExperts::combine_down", in.workers.workers,
                          detail::host::CombineDown<T, Weights, Kernel>{in.rows, scratch.hidden.data(), intermediate,
-                                                                       width, weights(down, width),
+                                                                       width, weights(down, width, intermediate),
                                                                        down.constant_bias(), out, in.workers, &kernel});
   }
 
