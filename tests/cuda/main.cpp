@@ -13,6 +13,7 @@ int special_routers();
 int scorers();
 int balancers();
 int token_routers();
+int token_scorers();
 int quantized_experts();
 int decorators();
 int batch_routers();
@@ -21,6 +22,7 @@ int main(int argc, char** argv) {
   Kokkos::ScopeGuard const kokkos(argc, argv);
   int const failed = sigmoid_routers() + softmax_routers() + selected_routers() + special_routers() + scorers() +
                      balancers() + token_routers() + quantized_experts() + decorators() + batch_routers();
+                     balancers() + token_routers() + token_scorers() + quantized_experts() + decorators();
   std::printf("%d failed\n", failed);
   return failed == 0 ? 0 : 1;
 }

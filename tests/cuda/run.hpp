@@ -64,6 +64,8 @@ template <template <class> class Model> struct Run {
     typename Layer::Inputs inputs;
     inputs.x = x;
     inputs.mode = kokomo::Mode::training;
+    kokomo::OwnedVector<kokomo::index_t, Exec> rows("rows", tokens);
+    if constexpr (requires { inputs.scorer.row_of_token; }) inputs.scorer.row_of_token = rows;
     if constexpr (requires { inputs.selector.token_ids; }) inputs.selector.token_ids = ids;
     if constexpr (requires { inputs.selector.experts; }) {
       auto const host = Kokkos::create_mirror_view(given);

@@ -15,13 +15,16 @@
 #include <kokomo/router/grid_scorer.hpp>
 #include <kokomo/router/gumbel_top_k.hpp>
 #include <kokomo/router/key_scorer.hpp>
+#include <kokomo/router/layer_norm_scorer.hpp>
 #include <kokomo/router/noisy_scorer.hpp>
 #include <kokomo/router/pair_top_k.hpp>
 #include <kokomo/router/percentile.hpp>
 #include <kokomo/router/pooled_scorer.hpp>
 #include <kokomo/router/positive.hpp>
+#include <kokomo/router/sum_scorer.hpp>
 #include <kokomo/router/table_scorer.hpp>
 #include <kokomo/router/top_p.hpp>
+#include <kokomo/router/two_choice_hash.hpp>
 
 using kokomo::test::RoutingFixture;
 using kokomo::test::ScorerFixture;
@@ -196,6 +199,43 @@ TEST_CASE("table_scorer") {
   run.inputs.row_of_token = task;
   auto const z = run.forward();
   REQUIRE(z[0] == z[2]); // whatever the tokens are
+  // [/snippet]
+}
+
+TEST_CASE("layer_norm_scorer") {
+  // [snippet:layer_norm_scorer]
+  ScorerFixture<kokomo::LayerNormScorer> run({}, 4, 9, 3);
+  kokomo::test::to_device(std::vector<double>(4 * 9, 2.5), run.x); // no token differs from its own mean
+  auto const z = run.forward();
+  REQUIRE(z[0] == std::vector<double>(3));
+  // [/snippet]
+}
+
+TEST_CASE("sum_scorer") {
+  // [snippet:sum_scorer]
+  // Glider: a token's own logits, plus 3 times those of its request
+  using Scorer = kokomo::SumScorer<kokomo::LayerNormScorer, kokomo::TableScorer>;
+  ScorerFixture<Scorer> run({.second = {.rows = 2}, .scale = 3}, 4, 5, 3);
+  kokomo::OwnedVector<kokomo::index_t, Kokkos::DefaultExecutionSpace> request("request", 4);
+  run.inputs.second.row_of_token = request; // all four belong to request 0
+  kokomo::test::to_device(std::vector<double>{0, 0, 1, 0, 0, 0}, run.parameters.second.table);
+  auto const with = run.forward();
+  run.scorer.scale = 0;
+  REQUIRE(std::abs(with[0][2] - run.forward()[0][2] - 3) < 1e-12);
+  // [/snippet]
+}
+
+TEST_CASE("two_choice_hash") {
+  // [snippet:two_choice_hash]
+  RoutingFixture<> run({{0, 0, 0}, {0, 0, 0}, {0, 0, 0}, {0, 0, 0}});
+  kokomo::OwnedVector<kokomo::offset_t, Kokkos::DefaultExecutionSpace> ids("ids", 4);
+  Kokkos::deep_copy(ids, 12345); // one id four times: its two experts take turns
+  run.select<kokomo::IdentityScore>(kokomo::TwoChoiceHash{.seed = 1}, kokomo::Nothing{}, {.token_ids = ids});
+  auto const chosen = run.chosen();
+  REQUIRE(chosen[0] != chosen[1]);
+  REQUIRE(chosen[0] == chosen[2]);
+  // a table for HashTable, balanced by how often ids occur
+  REQUIRE(kokomo::balanced_hash_table({5, 1, 3, 2}, 2) == std::vector<kokomo::index_t>{0, 0, 1, 1});
   // [/snippet]
 }
 

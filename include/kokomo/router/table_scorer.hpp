@@ -64,6 +64,8 @@ struct TableScorer {
   };
   template <class T, class Exec> struct Inputs {
     VectorArgument<index_t const, Exec> row_of_token{}; ///< [tokens]
+
+    template <class F> void for_each(F&& f) const { f(Name{"", "row_of_token"}, row_of_token); }
   };
 
   void check(Sizes const&) const {

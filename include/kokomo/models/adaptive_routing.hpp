@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#ifndef KOKOMO_MODELS_ADAPTIVE_ROUTING_HPP
+#define KOKOMO_MODELS_ADAPTIVE_ROUTING_HPP
+
+#include <kokomo/balancer/adaptive_l1.hpp>
+#include <kokomo/balancer/balancers.hpp>
+#include <kokomo/balancer/entropy_loss.hpp>
+#include <kokomo/balancer/importance_loss.hpp>
+#include <kokomo/balancer/load_loss.hpp>
+#include <kokomo/balancer/published_losses.hpp>
+#include <kokomo/balancer/switch_loss.hpp>
+#include <kokomo/gate/constant.hpp>
+#include <kokomo/gate/selected_softmax.hpp>
+#include <kokomo/layer.hpp>
+#include <kokomo/router/escalate.hpp>
+#include <kokomo/router/gumbel_top_k.hpp>
+#include <kokomo/router/hash.hpp>
+#include <kokomo/router/layer_norm_scorer.hpp>
+#include <kokomo/router/noisy_scorer.hpp>
+#include <kokomo/router/percentile.hpp>
+#include <kokomo/router/pooled_scorer.hpp>
+#include <kokomo/router/positive.hpp>
+#include <kokomo/router/sum_scorer.hpp>
+#include <kokomo/router/table_scorer.hpp>
+#include <kokomo/router/top_p.hpp>
+
+/// Published routers, each over the experts of one's choice: docs/families/adaptive_routing.md.
+namespace kokomo::inline v0::models {
+
+/// Noisy top-k (Shazeer et al. 2017) with its importance and load losses.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Experts = ReluExperts>
+using NoisyTopK = Layer<Router<NoisyScorer, TopK<dynamic, RankByLogits>>, SelectedSoftmaxGate,
+                        Balancers<ImportanceLoss<>, LoadLoss>, Experts, T, Exec>;
+
+/// As many experts as reach a mass (Huang et al. 2024), with top_p_loss(1e-2) and the mean entropy of the router, which keep
+/// that number down.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Experts = SwiGluExperts>
+using TopPRouting =
+    Layer<Router<LinearScorer, TopP>, SoftmaxGate, Balancers<SwitchLoss<Chosen>, EntropyLoss>, Experts, T, Exec>;
+
+/// ReLU routing (ReMoE): every expert with a positive logit, held at a target by an L1 term that adapts.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Experts = SwiGluExperts>
+using ReMoe = Layer<Router<LinearScorer, Positive>, ReluGate, AdaptiveL1, Experts, T, Exec>;
+
+/// DynaMoE, partly reconstructed: experts above a percentile of the batch's logits.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Experts = SwiGluExperts>
+using DynaMoe =
+    Layer<Router<LinearScorer, Percentile<PercentileScope::batch>>, SelectedSoftmaxGate, NoBalancer, Experts, T, Exec>;
+
+/// Hash layers: a table says the expert of a token id.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Experts = ReluExperts>
+using HashLayer = Layer<Router<LinearScorer, HashTable>, ConstantGate, NoBalancer, Experts, T, Exec>;
+
+/// ReMix: experts sampled without replacement, all of one weight.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Experts = SwiGluExperts>
+using ReMix = Layer<Router<LinearScorer, GumbelTopK>, ConstantGate, NoBalancer, Experts, T, Exec>;
+
+/// Glider: a token's own score plus `scale` times its request's similarity to each expert, a row of a table.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Experts = SwiGluExperts>
+using Glider = Layer<Router<SumScorer<LayerNormScorer, TableScorer>, TopK<dynamic, RankByLogits>>, SelectedSoftmaxGate,
+                     NoBalancer, Experts, T, Exec>;
+
+/// Routing by task (Polytropon, MHR with one head), with outputs mixed where the source mixes parameters.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Experts = SwiGluExperts>
+using TaskRouting = Layer<Router<TableScorer, TopK<>>, NormalizedSigmoidGate, NoBalancer, Experts, T, Exec>;
+
+/// Union of Experts, expert selection: the k best parts of a network for a sequence, added up without weights.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Experts = FeedForwardExperts<Plain<Gelu>>>
+using UnionOfExperts = Layer<Router<PooledScorer<>, TopK<>>, ConstantGate, NoBalancer, Experts, T, Exec>;
+
+/// NanoVLA's rule for two experts: the heavy one where it is likely to win for the request.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Experts = SwiGluExperts>
+using NanoVla = Layer<Router<PooledScorer<>, Escalate>, ConstantGate, NoBalancer, Experts, T, Exec>;
+
+} // namespace kokomo::inline v0::models
+
+#endif
