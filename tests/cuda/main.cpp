@@ -21,8 +21,8 @@ int batch_routers();
 int main(int argc, char** argv) {
   Kokkos::ScopeGuard const kokkos(argc, argv);
   int const failed = sigmoid_routers() + softmax_routers() + selected_routers() + special_routers() + scorers() +
-                     balancers() + token_routers() + quantized_experts() + decorators() + batch_routers();
-                     balancers() + token_routers() + token_scorers() + quantized_experts() + decorators();
+                     balancers() + token_routers() + token_scorers() + quantized_experts() + decorators() +
+                     batch_routers();
   std::printf("%d failed\n", failed);
   return failed == 0 ? 0 : 1;
 }
