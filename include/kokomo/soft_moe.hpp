@@ -12,6 +12,8 @@
 #include <kokomo/experts/feed_forward.hpp>
 #include <kokomo/workspace.hpp>
 
+#include <Kokkos_Profiling_ScopedRegion.hpp>
+
 #include <cmath>
 #include <limits>
 
@@ -142,6 +144,7 @@ public:
         .add_block("workspace", workspace)
         .add_block("tape", tape)
         .require_apart_from(memory_of(parameters, inputs));
+    Kokkos::Profiling::ScopedRegion const region("kokomo::SoftMoe::forward");
     detail::Arena arena(workspace.data());
     ForwardScratch const scratch(arena, m_policies.experts, expert_sizes(tokens), workspace.workers());
     tape.record(tokens, Mode::inference, 0);
@@ -202,6 +205,7 @@ public:
         .add_views("gradients.", grads)
         .add_block("workspace", workspace)
         .require_apart_from(memory_of(parameters, inputs).add("dy", dy_argument).add_block("tape", tape));
+    Kokkos::Profiling::ScopedRegion const region("kokomo::SoftMoe::backward");
     detail::Arena taped(tape.data()), arena(workspace.data());
     Saved const saved = lay_out(taped, tokens);
     BackwardScratch const scratch(arena, m_policies.experts, expert_sizes(tokens), workspace.workers());

@@ -13,8 +13,8 @@ namespace {
 template <class Exec>
 using Choice = Layer<Router<LinearScorer, ExpertChoice>, SigmoidGate, MembershipLoss, AnyPlainExperts, float, Exec>;
 template <class Exec>
-using Plan = Layer<Router<LinearScorer, SinkhornTopK>, SoftmaxGate, NoBalancer, AnyPlainExperts, double, Exec,
-                   SelectiveSinkhorn>;
+using Transport = Layer<Router<LinearScorer, SinkhornTopK>, SoftmaxGate, NoBalancer, AnyPlainExperts, double, Exec,
+                        SelectiveSinkhorn>;
 template <class Exec>
 using Auction =
     Layer<Router<LinearScorer, BalancedAssignment>, SigmoidGate, NoBalancer, AnyPlainExperts, float, Exec, Capacity>;
@@ -52,7 +52,7 @@ int batch_routers() {
     p.router.selector.tokens_per_sequence = 10;
     p.experts.intermediate = 16;
   });
-  failed += !Run<Plan>::agrees("Sinkhorn", [](auto& p) {
+  failed += !Run<Transport>::agrees("Sinkhorn", [](auto& p) {
     p.adjust.probability = 1;
     p.adjust.detach = false;
     p.experts.intermediate = 16;
