@@ -77,8 +77,8 @@ int Result::dead() const {
 std::string picture(Text const& text, Options const& options, std::vector<Result> const& results) {
   double const width = 1180, chart_height = 380;
   std::size_t const per_row = 3, map_rows = (results.size() + per_row - 1) / per_row;
-  double const cell = 5, map_height = cell * options.experts, block = map_height + 52;
-  double const maps_top = 76 + chart_height + 60, height = maps_top + block * double(map_rows) + 20;
+  double const cell = 5, map_height = cell * options.experts, block = map_height + 62;
+  double const maps_top = 76 + chart_height + 60, height = maps_top + block * double(map_rows) + 12;
   stats::Canvas canvas(width, height);
   canvas.text(58, 38, "Balancer race", {.size = 22, .fill = "#111", .bold = true});
   canvas.text(
@@ -94,18 +94,22 @@ std::string picture(Text const& text, Options const& options, std::vector<Result
   balance.title = "Imbalance",
   balance.subtitle = "MaxVio = (most - balanced) / balanced, mean over both layers and 20 steps";
   loss.x_label = balance.x_label = "step";
-  loss.y_to = 3.2, balance.y_from = 0;
+  balance.y_from = 0;
+  double least = 1e9;
   for (auto const& r : results) {
     loss.series.push_back({r.name, steps_of(r.loss.size()), smooth(r.loss), ""});
+    least = std::min(least, *std::min_element(loss.series.back().y.begin(), loss.series.back().y.end()));
     balance.series.push_back({r.name, steps_of(r.loss.size()), smooth(violations(r)), ""});
   }
+  loss.y_from = std::floor(10 * least) / 10;
+  loss.y_to = loss.y_from + 1.5; // the first steps look alike and would press the rest together
   loss.draw(canvas, {0, 76, width / 2, chart_height});
   balance.draw(canvas, {width / 2, 76, width / 2, chart_height});
 
   // loads of layer 1 over the steps, one map a contestant
   std::vector<std::vector<stats::HeatRow>> maps;
-  for (auto const& r : results) maps.push_back(r.history.load_rows(1, 75));
-  double const top = 4;
+  for (auto const& r : results) maps.push_back(r.history.load_rows(1, 60));
+  double const top = 3;
   canvas.text(58, maps_top - 22, "Who does the work", {.size = 15, .fill = "#111", .bold = true});
   canvas.text(58, maps_top - 5,
               "load of each expert (rows) of the second layer over the steps (left to right), in units of the balanced "
@@ -114,16 +118,16 @@ std::string picture(Text const& text, Options const& options, std::vector<Result
   double const map_width = (width - 58 - 120) / double(per_row) - 24;
   for (std::size_t i = 0; i < results.size(); ++i) {
     auto const& r = results[i];
-    double const x = 58 + double(i % per_row) * (map_width + 24), y = maps_top + 30 + double(i / per_row) * block;
+    double const x = 58 + double(i % per_row) * (map_width + 24), y = maps_top + 40 + double(i / per_row) * block;
     auto const colour = stats::line_colour(i);
-    canvas.text(x, y - 6, r.name, {.size = 12, .fill = colour.c_str(), .bold = true});
-    canvas.text(x + map_width, y - 6,
-                formatted("loss %.3f, MaxVio %.2f, dead %d of %d, %.2f experts a token", r.recent_loss(),
-                          r.max_violation(), r.dead(), 2 * options.experts, r.experts_per_token()),
-                {.size = 10, .anchor = "end", .fill = "#555"});
+    canvas.text(x, y - 20, r.name, {.size = 13, .fill = colour.c_str(), .bold = true});
+    canvas.text(x, y - 6,
+                formatted("loss %.3f · MaxVio %.2f · dead %d of %d · %.2f a token", r.recent_loss(), r.max_violation(),
+                          r.dead(), 2 * options.experts, r.experts_per_token()),
+                {.size = 10, .fill = "#555"});
     stats::draw_cells(canvas, {x, y, map_width, map_height}, maps[i], top);
   }
-  stats::draw_scale(canvas, {width - 96, maps_top + 44, 14, std::max(map_height + block, 120.0)}, top, true);
+  stats::draw_scale(canvas, {width - 96, maps_top + 54, 14, std::max(map_height + block, 120.0)}, top, true);
   return canvas.finish();
 }
 

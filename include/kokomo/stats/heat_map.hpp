@@ -41,9 +41,14 @@ inline void draw_cells(Canvas& canvas, Box const& box, std::vector<HeatRow> cons
   double y = box.y;
   for (auto const& row : rows) {
     y += row.gap ? block_gap : 0;
-    for (std::size_t c = 0; c < row.loads.size(); ++c) {
+    for (std::size_t c = 0, run = 1; c < row.loads.size(); c += run, run = 1) {
       double const load = row.loads[c], x = box.x + width * double(c);
-      canvas.rectangle({x, y, width - space, height - space}, viridis(load / top), row.tips.empty() ? "" : row.tips[c]);
+      std::string const colour = viridis(std::round(32 * load / top) / 32);
+      while (space == 0 && row.tips.empty() && c + run < row.loads.size() &&
+             viridis(std::round(32 * row.loads[c + run] / top) / 32) == colour)
+        ++run; // one rectangle for neighbours of one colour
+      canvas.rectangle({x, y, width * double(run) - space, height - space}, colour,
+                       row.tips.empty() ? "" : row.tips[c]);
       if (width >= 30 && height >= 16)
         canvas.text(x + width / 2, y + height / 2 + 4, formatted("%.2f", load),
                     {.anchor = "middle", .fill = load > 0.55 * top ? "#111" : "#fff"});

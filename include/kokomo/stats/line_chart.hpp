@@ -21,7 +21,7 @@ struct LineChart {
   std::string title, subtitle, x_label, y_label;
   std::vector<Series> series;
   double y_from = std::numeric_limits<double>::quiet_NaN(); ///< NaN: what the lines need
-  double y_to = std::numeric_limits<double>::quiet_NaN();   ///< lines above are cut
+  double y_to = std::numeric_limits<double>::quiet_NaN();   ///< what is above is not drawn
 
   std::string svg() const {
     Canvas canvas(900, 420);
@@ -69,10 +69,13 @@ struct LineChart {
     for (std::size_t i = 0; i < series.size(); ++i) {
       auto const& s = series[i];
       std::string d;
+      bool drawing = false;
       double last = std::numeric_limits<double>::quiet_NaN();
       for (std::size_t p = 0; p < std::min(s.x.size(), s.y.size()); ++p) {
         if (!std::isfinite(s.y[p])) continue;
-        d += formatted("%s%.1f %.1f", d.empty() ? "M" : "L", at_x(s.x[p]), at_y(s.y[p]));
+        bool const visible = s.y[p] <= to_y;
+        if (visible) d += formatted("%s%.1f %.1f", drawing ? "L" : "M", at_x(s.x[p]), at_y(s.y[p]));
+        drawing = visible;
         last = at_y(s.y[p]);
       }
       if (d.empty()) continue;

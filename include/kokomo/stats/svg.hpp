@@ -106,7 +106,7 @@ public:
 
   /// \param tip what a browser shows where the pointer rests
   void rectangle(Box const& box, std::string const& fill, std::string const& tip = "") {
-    m_svg += formatted("<rect x=\"%.4g\" y=\"%.4g\" width=\"%.4g\" height=\"%.4g\" fill=\"%s\"", box.x, box.y,
+    m_svg += formatted("<rect x=\"%.6g\" y=\"%.6g\" width=\"%.6g\" height=\"%.6g\" fill=\"%s\"", box.x, box.y,
                        box.width, box.height, fill.c_str());
     m_svg += tip.empty() ? "/>\n" : "><title>" + escaped(tip) + "</title></rect>\n";
   }
