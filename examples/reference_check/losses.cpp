@@ -2,8 +2,10 @@
 #include "check.hpp"
 
 #include <kokomo/balancer/load_balancing_loss.hpp>
+#include <kokomo/balancer/pooled_loss.hpp>
 #include <kokomo/balancer/z_loss.hpp>
 
+#include <algorithm>
 #include <functional>
 
 using kokomo::index_t;
@@ -89,15 +91,61 @@ void check_losses(Reference const& reference, Comparison& comparison) {
 }
 
 void check_pooled_loss(Reference const& reference, Comparison& comparison) {
-  auto const& tensor = reference.at("router_logits"); // [layers, tokens, experts]: pooled, one batch of all rows
+  auto const& tensor = reference.at("router_logits"); // [layers, tokens, experts]
   auto const layers = std::size_t(tensor.shape.at(0)), tokens = std::size_t(tensor.shape.at(1));
-  auto const logits = to_device<float>(tensor, layers * tokens, std::size_t(tensor.shape.at(2)));
+  auto const experts = std::size_t(tensor.shape.at(2));
+  auto const logits = kokomo::io::read<float>(tensor);
+  kokomo::OwnedVector<index_t, Exec> mask("mask", tokens);
   auto const attention = kokomo::io::read<index_t>(reference.at("attention_mask"));
-  kokomo::OwnedMatrix<index_t, Exec> mask("mask", layers * tokens, 1);
-  auto const host = Kokkos::create_mirror_view(mask);
-  for (std::size_t row = 0; row < layers * tokens; ++row) host(row, 0) = attention[row % tokens];
-  Kokkos::deep_copy(mask, host);
-  kokomo::LoadBalancingLoss const loss{.coefficient = 1, .top_k = reference.config().at("top_k").get<int>()};
-  compare_loss(loss, logits, {}, reference, "aux_loss", "grad.aux.router_logits", comparison);
-  compare_loss(loss, logits, mask, reference, "aux_loss_masked", "grad.aux.router_logits_masked", comparison);
+  for (std::size_t t = 0; t < tokens; ++t)
+    Kokkos::deep_copy(Kokkos::subview(mask, t), attention[t]); // one for all layers
+
+  using Loss = kokomo::PooledLoss<Exec>;
+  using Saved = typename Loss::template Saved<float, Exec>;
+  Exec const exec;
+  Loss const loss{.coefficient = 1,
+                  .top_k = reference.config().at("top_k").get<int>(),
+                  .pool = kokomo::LossPool<Exec>(exec, index_t(experts))};
+  kokomo::Assignment<float, Exec> const nobody;
+  for (std::string const suffix : {"", "_masked"}) {
+    std::vector<kokomo::OwnedMatrix<float, Exec>> views;
+    std::vector<kokomo::Routing<float, Exec>> routings;
+    std::vector<Kokkos::View<std::byte*, Exec>> memory;
+    std::vector<Saved> saved;
+    for (std::size_t l = 0; l < layers; ++l) {
+      auto const view = kokomo::OwnedMatrix<float, Exec>("logits", tokens, experts);
+      auto const host = Kokkos::create_mirror_view(view);
+      std::copy_n(logits.begin() + std::ptrdiff_t(l * tokens * experts), tokens * experts, host.data());
+      Kokkos::deep_copy(view, host);
+      kokomo::Routing<float, Exec> routing;
+      routing.logits = view;
+      if (!suffix.empty()) routing.token_mask = mask;
+      routing.sizes.tokens = offset_t(tokens);
+      routing.sizes.experts = routing.sizes.columns = index_t(experts);
+      kokomo::detail::Arena counting;
+      (void)Saved(counting, loss, routing.sizes);
+      memory.emplace_back("saved", counting.used());
+      kokomo::detail::Arena arena(memory.back().data());
+      saved.emplace_back(arena, loss, routing.sizes);
+      views.push_back(view), routings.push_back(routing);
+    }
+
+    kokomo::OwnedVector<float, Exec> of_layer("loss", 1), value("value", 1);
+    loss.pool.reset(exec);
+    for (std::size_t l = 0; l < layers; ++l)
+      loss.observe<float>(exec, routings[l], nobody, kokomo::Nothing{}, saved[l], of_layer);
+    loss.value(exec, value);
+    Values gradient;
+    for (std::size_t l = 0; l < layers; ++l) {
+      kokomo::OwnedMatrix<float, Exec> d_logits("d_logits", tokens, experts);
+      loss.backward<float>(exec, routings[l], nobody, saved[l], d_logits);
+      exec.fence();
+      auto const d = to_doubles(d_logits);
+      gradient.insert(gradient.end(), d.begin(), d.end());
+    }
+    comparison.output("aux_loss" + suffix, to_doubles(value),
+                      kokomo::io::read<double>(reference.at("aux_loss" + suffix)));
+    std::string const name = "grad.aux.router_logits" + suffix;
+    comparison.gradient(name, gradient, kokomo::io::read<double>(reference.at(name)));
+  }
 }
