@@ -3,6 +3,7 @@
 #define KOKOMO_DETAIL_HOST_FEED_FORWARD_BACKWARD_HPP
 
 #include <kokomo/detail/host/feed_forward.hpp>
+#include <kokomo/detail/host/wide_panels.hpp>
 
 /// Backward of experts of two projections on a host, one slice of the hidden layer after the other: the hidden layer's
 /// gradient with everything that follows from it element by element, the input's gradient summed up by token, and the
@@ -120,12 +121,14 @@ private:
 
   void compute(index_t g, Range rows, Range columns, Blocks<C> memory) const {
     auto const left = operand(d_out, groups.begin(g), false);
+    alignas(64) C buffer[block_depth<C> * wide_columns<C>];
     for (Range block{columns.first, 0}; block.first < columns.last; block.first = block.last) {
       block.last = std::min(block.first + block_columns<C>, columns.last);
       offset_t const panels = divide_up(block.size(), kernel->columns);
-      auto const right = down.panels(g).from(block.first / kernel->columns);
+      WidePanels const right(down.panels(g).from(block.first / kernel->columns), panels, buffer);
       block_product(
-          *kernel, rows, left, depth, right, panels, right.address(panels, 0),
+          *kernel, rows, left, depth, right, panels,
+          down.panels(g).address(std::min(block.last, width - 1) / kernel->columns, 0),
           [&](offset_t row, offset_t height, C* sums) { store_rows(g, row, height, block, sums); }, memory);
     }
   }
@@ -170,28 +173,6 @@ template <class T> struct WeightGradient {
   }
 };
 
-/// Two matrices one below the other: `split` steps of the depth of `top`, and then `bottom`.
-template <class Panels> struct StackedPanels {
-  using panel_type = typename Panels::panel_type;
-  Panels top, bottom;
-  offset_t split;
-
-  StackedPanels from(offset_t panel) const { return {top.from(panel), bottom.from(panel), split}; }
-  template <class C> panel_type const* panel(offset_t panel, offset_t k, offset_t steps, C* scratch) const {
-    if (k >= split) return bottom.panel(panel, k - split, steps, scratch);
-    offset_t const above = std::min(steps, split - k);
-    panel_type const* const packed = top.panel(panel, k, above, scratch);
-    if (above < steps) (void)bottom.panel(panel, 0, steps - above, scratch + above * top.width);
-    return packed;
-  }
-  std::uintptr_t address(offset_t panel, offset_t k) const {
-    return k < split ? top.address(panel, k) : bottom.address(panel, k - split);
-  }
-  offset_t list_lines(offset_t steps, offset_t* offsets, offset_t limit) const {
-    return top.list_lines(steps, offsets, limit);
-  }
-};
-
 /// dx(token of r, h) += scale of r * (d_pre row r W)(h), in ascending order of experts, W gate and up projection one
 /// below the other. As in CombineDown a worker owns columns of the result over all experts.
 template <class T, bool gated, class Weights, class Kernel> struct InputGradient {
@@ -224,7 +205,7 @@ template <class T, bool gated, class Weights, class Kernel> struct InputGradient
 private:
   auto panels(index_t g) const {
     if constexpr (gated)
-      return StackedPanels<typename Weights::Panels>{gate.panels(g), up.panels(g), depth};
+      return StackedPanels<T, C>{gate.panels(g), up.panels(g), depth};
     else
       return up.panels(g);
   }
@@ -232,14 +213,15 @@ private:
   void compute(index_t g, Range mine, Blocks<C> memory) const {
     constexpr int parts = gated ? 2 : 1;
     auto const left = operand(RowSource<T, C>{d_pre, parts * depth}, groups.begin(g), false);
+    alignas(64) C buffer[block_depth<C> * wide_columns<C>];
     for (Range block{mine.first, 0}; block.first < mine.last; block.first = block.last) {
       block.last = std::min(block.first + block_columns<C>, mine.last);
-      auto const right = panels(g).from(block.first / kernel->columns);
-      auto const after = block.last < mine.last ? right.address(divide_up(block.size(), kernel->columns), 0)
+      offset_t const count = divide_up(block.size(), kernel->columns);
+      WidePanels const right(panels(g).from(block.first / kernel->columns), count, buffer);
+      auto const after = block.last < mine.last ? panels(g).address(block.last / kernel->columns, 0)
                                                 : panels(next_group(g)).address(mine.first / kernel->columns, 0);
       block_product(
-          *kernel, Range{0, groups.end(g) - groups.begin(g)}, left, parts * depth, right,
-          divide_up(block.size(), kernel->columns), after,
+          *kernel, Range{0, groups.end(g) - groups.begin(g)}, left, parts * depth, right, count, after,
           [&](offset_t row, offset_t height, C* sums) { add_rows(g, row, height, block, sums); }, memory);
     }
   }
