@@ -106,6 +106,18 @@ concept ByTokenGradient = requires(Experts const& p, Exec const& exec, parameter
   p.template backward_by_token<T>(exec, parameters, x, a, c, width, c, c, parameters, Write::add, saved, scratch);
 };
 
+/// Scorers whose activations the experts may read, and add to the gradient of.
+template <class Scorer, class T, class Exec>
+concept SharesActivations = requires(saved_t<Scorer, T, Exec> const& saved,
+                                     backward_scratch_t<Scorer, T, Exec> const& scratch) {
+  saved.activations;
+  scratch.d_activations;
+};
+template <class Experts>
+concept ReadsActivations = requires {
+  Experts::reads_activations;
+};
+
 /// What a policy takes the columns of the logits for.
 template <class P> struct LogitsOf { using type = logits::experts; };
 template <class P>
@@ -288,6 +300,8 @@ template <class Layer> consteval void check_composition() {
                                                       reads_logits_of<typename Layer::Adjust, typename Layer::Scorer>),
       "kokomo::Layer: scorer, selector, gate, balancer and adjustment must mean the same by a column of the "
       "logits (using Logits; the logits of KeyScorer and GridScorer need PairTopK and PairGate)");
+  static_assert(!ReadsActivations<Routed> || SharesActivations<typename Layer::Scorer, T, Exec>,
+                "kokomo::Layer: AutonomousExperts continue from a scorer's activations and need ActivationNormScorer");
   static_assert(!Layer::by_token || !Layer::weighs_input,
                 "kokomo::Layer: experts that compute token by token (SingleNeuronExperts) cannot weigh their input "
                 "(OnInput)");

@@ -12,6 +12,8 @@ template <class T, class Exec> struct ExpertRows {
   detail::RowSource<T, compute_t<T>> x; ///< width `sizes.hidden`
   detail::GroupedRows rows;
   detail::WorkerScratch workers;
+  compute_t<T> const* activations =
+      nullptr; ///< [tokens, experts, width] of a scorer that shares them; null: it does not
 };
 
 /// What comes back to the rows of experts in backward.
@@ -21,6 +23,7 @@ template <class T, class Exec> struct ExpertRowGradients {
   C const* weight = nullptr;     ///< [rows] weight on the output; null: one
   Matrix<C, Exec> dx;            ///< [rows, width] out: gradient of the row read through x
   C* d_weight = nullptr;         ///< [rows] out: <d_out, expert(x)>; null: not wanted
+  C* d_activations = nullptr;    ///< of ExpertRows::activations, added to
 };
 
 /// The same where the rows' gradients are summed up by token, and nobody needs the rows themselves.

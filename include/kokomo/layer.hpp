@@ -192,6 +192,9 @@ public:
     detail::check_settings(policies.capacity, m_sizes);
     detail::check_settings(policies.space, m_sizes);
     detail::check_settings(policies.combine, m_sizes);
+    if constexpr (detail::ReadsActivations<Routed>)
+      detail::require(policies.router.scorer.width == routed().cached, 101, "experts read activations of width ",
+                      routed().cached, ", expected the scorer's: ", policies.router.scorer.width);
     m_parameter_extents = detail::extents_of(parameters(Allocator<Exec>{}));
     m_state_extents = detail::extents_of(state(Allocator<Exec>{}));
   }

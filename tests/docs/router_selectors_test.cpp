@@ -8,6 +8,7 @@
 #include <kokomo/gate/score_gate.hpp>
 #include <kokomo/layer.hpp>
 #include <kokomo/models/product_keys.hpp>
+#include <kokomo/router/activation_norm_scorer.hpp>
 #include <kokomo/router/agreement.hpp>
 #include <kokomo/router/cascade.hpp>
 #include <kokomo/router/cosine_scorer.hpp>
@@ -236,6 +237,15 @@ TEST_CASE("two_choice_hash") {
   REQUIRE(chosen[0] == chosen[2]);
   // a table for HashTable, balanced by how often ids occur
   REQUIRE(kokomo::balanced_hash_table({5, 1, 3, 2}, 2) == std::vector<kokomo::index_t>{0, 0, 1, 1});
+  // [/snippet]
+}
+
+TEST_CASE("activation_norm_scorer") {
+  // [snippet:activation_norm_scorer]
+  ScorerFixture<kokomo::ActivationNormScorer> run({.width = 2}, 4, 5, 3);
+  auto const z = run.forward();
+  auto const a = kokomo::test::to_host(run.saved().activations); // [4, 3 experts of width 2]
+  REQUIRE(std::abs(z[0][1] - std::hypot(a[2], a[3])) < 1e-14);
   // [/snippet]
 }
 

@@ -64,6 +64,11 @@ void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, Stat
   Compute const* const weight = weighs_input ? nullptr : a.weight_of_row.data();
   Compute* const d_weight = weighs_input ? nullptr : scratch.d_weight_rows.data();
   auto const d_entered = has_space ? scratch.d_entered : scratch.dx;
+  Compute* d_activations = nullptr; // what the experts continue from belongs to the scorer, which adds its own part
+  if constexpr (detail::SharesActivations<Scorer, T, Exec>) {
+    d_activations = scratch.scorer.d_activations.data();
+    detail::fill(exec, "kokomo::Layer::reset", d_activations, offset_t(scratch.scorer.d_activations.size()), 0);
+  }
   if constexpr (by_token) {
     routed().template backward_by_token<T>(exec, parameters.experts, rows.x.data, a, d_combined.data(), width,
                                            d_entered.data(), scratch.d_weight_rows.data(), grads.experts, write,
@@ -80,7 +85,7 @@ void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, Stat
     routed().template backward_combined<T>(exec, parameters.experts, rows, d, grads.experts, write, saved.experts,
                                            scratch.experts);
   } else {
-    ExpertRowGradients<T, Exec> const d{d_out, weight, scratch.dx_rows, d_weight};
+    ExpertRowGradients<T, Exec> const d{d_out, weight, scratch.dx_rows, d_weight, d_activations};
     routed().template backward<T>(exec, parameters.experts, rows, d, grads.experts, write, saved.experts,
                                   scratch.experts);
     if constexpr (weighs_input) {

@@ -115,9 +115,12 @@ auto KOKOMO_LAYER::expert_rows(Inputs const& inputs, Saved const& saved, Sizes c
     data = saved.space.x.data();
   else
     data = inputs.x.checked("x", {sizes.tokens, sizes.hidden}).data();
+  Compute const* activations = nullptr;
+  if constexpr (detail::SharesActivations<Scorer, T, Exec>) activations = saved.scorer.activations.data();
   return {{data, expert_sizes(sizes).hidden, a.token_of_row.data(), weighs_input ? a.weight_of_row.data() : nullptr},
           a.grouped(sizes.experts),
-          workers};
+          workers,
+          activations};
 }
 
 KOKOMO_LAYER_TEMPLATE

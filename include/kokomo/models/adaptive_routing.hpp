@@ -9,9 +9,11 @@
 #include <kokomo/balancer/load_loss.hpp>
 #include <kokomo/balancer/published_losses.hpp>
 #include <kokomo/balancer/switch_loss.hpp>
+#include <kokomo/experts/autonomous.hpp>
 #include <kokomo/gate/constant.hpp>
 #include <kokomo/gate/selected_softmax.hpp>
 #include <kokomo/layer.hpp>
+#include <kokomo/router/activation_norm_scorer.hpp>
 #include <kokomo/router/escalate.hpp>
 #include <kokomo/router/gumbel_top_k.hpp>
 #include <kokomo/router/hash.hpp>
@@ -71,6 +73,10 @@ using UnionOfExperts = Layer<Router<PooledScorer<>, TopK<>>, ConstantGate, NoBal
 /// NanoVLA's rule for two experts: the heavy one where it is likely to win for the request.
 template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Experts = SwiGluExperts>
 using NanoVla = Layer<Router<PooledScorer<>, Escalate>, ConstantGate, NoBalancer, Experts, T, Exec>;
+
+/// Autonomy-of-Experts: no router; experts whose own first activations are largest, and which continue from those.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
+using Autonomous = Layer<Router<ActivationNormScorer, TopK<>>, SoftmaxGate, NoBalancer, AutonomousExperts, T, Exec>;
 
 } // namespace kokomo::inline v0::models
 
