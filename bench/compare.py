@@ -147,11 +147,9 @@ class Comparison:
             self.alone = {}
             for peer in self.a.peers:
                 self.beside(ours, peer, shape, dtype)
-            self.take_turns(ours, None, [], shape, dtype, self.a.tokens, ["forward"])
-            if self.a.train:
-                self.take_turns(ours, None, [], shape, dtype, self.a.tokens, ["train"])
+            self.take_turns(ours, None, [], shape, dtype, self.a.tokens, self.a.passes)
             for load in self.a.loads:
-                if load != "random":
+                if load != "random" and "forward" in self.a.passes:
                     for tokens in self.a.tokens:
                         self.take_turns(ours, None, [], shape, dtype, [tokens], ["forward"], load)
         finally:
@@ -169,9 +167,9 @@ class Comparison:
                 return say(f"{shape} {dtype}: {peer} left out: {hello['skip']}")
             wanted = lambda systems: [s for s in systems if not self.a.systems or s in self.a.systems]
             self.results.setdefault("versions", {}).update(hello["ready"])
-            self.take_turns(ours, program, wanted(hello["ready"]), shape, dtype, self.a.tokens, ["forward"])
-            if self.a.train and wanted(hello["trains"]):
-                self.take_turns(ours, program, wanted(hello["trains"]), shape, dtype, self.a.tokens, ["train"])
+            for step, systems in (("forward", wanted(hello["ready"])), ("train", wanted(hello["trains"]))):
+                if step in self.a.passes and systems:
+                    self.take_turns(ours, program, systems, shape, dtype, self.a.tokens, [step])
         except Failed as why:
             say(f"{shape} {dtype}: {peer}: {why}")
         finally:
@@ -250,7 +248,7 @@ def main():
     add("--tokens", type=lambda text: [int(t) for t in items(text)], default="1,16,512")
     add("--dtypes", type=items, default="float32,bfloat16")
     add("--loads", type=items, default="random", help="for kokomo alone: random,balanced,hot,zipf")
-    add("--train", action="store_true", help=f"forward and backward too, from {TRAINING_FROM} tokens on")
+    add("--passes", type=items, default="forward", help=f"forward,train: the second from {TRAINING_FROM} tokens on")
     add("--peers", type=items, default=",".join(PEERS), help="which programs to compare with; none: ''")
     add("--systems", type=items, default="", help="which of the peers' systems; default: all")
     add("--components", type=items, default="", help="also run these: product,routing")
@@ -266,9 +264,10 @@ def main():
     add("--roofline", type=Path, default=root / "docs/pictures/roofline.svg")
     add("--report-only", action="store_true", help="measure nothing")
     a = parser.parse_args()
-    for name in a.peers:
-        if name not in PEERS:
-            parser.error(f"--peers names '{name}', expected some of: {', '.join(PEERS)}")
+    for option, names, known in (("--peers", a.peers, PEERS), ("--passes", a.passes, ("forward", "train"))):
+        for name in names:
+            if name not in known:
+                parser.error(f"{option} names '{name}', expected some of: {', '.join(known)}")
     try:
         if not a.report_only:
             Comparison(a).run()

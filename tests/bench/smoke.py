@@ -86,7 +86,7 @@ def comparison():
         folder = Path(name)
         results, page, picture = folder / "results.json", folder / "page.md", folder / "roofline.svg"
         command = [sys.executable, ROOT / "bench/compare.py", "--build", FOLDER.parent, "--shapes", "tiny", "--tokens",
-                   "1,32", "--train", "--loads", "random,hot", "--peers", "", "--seconds", "0", "--stream-mib", "8",
+                   "1,32", "--passes", "forward,train", "--loads", "random,hot", "--peers", "", "--seconds", "0", "--stream-mib", "8",
                    "--results", results, "--page", page, "--roofline", picture, "--hold", "env"]
         page.write_text("by hand\n")
         done = run(command)
