@@ -211,6 +211,27 @@ TEST_CASE("no rows at all, and a row beyond what is grouped") {
   for (std::size_t i = 8; i < 16; ++i) REQUIRE(out[i] == 99.f);
 }
 
+template <class Format, class Change>
+void check_not_a_number(std::vector<offset_t> const& rows, Activations activations, Change const& change) {
+  using Policy = QuantizedExperts<SwiGlu, Format>;
+  Subject<Policy, float> s({.intermediate = 96, .activations = activations}, {.intermediate = 96}, 64, rows);
+  change(s.quantized.down);
+  auto const out = s.forward(2);
+  for (std::size_t i = 0; i < out.size(); ++i) // column 3 of expert 0 alone
+    REQUIRE(std::isnan(out[i]) == (i % 64 == 3 && s.expert_of_row[i / 64] == 0));
+}
+
+TEST_CASE("a code or a scale that is no number shows in its column, with few rows and with many") {
+  for (auto const& rows : {few, many}) {
+    check_not_a_number<Fp8Blocks>(rows, Activations::as_stored, [](auto const& down) { down.codes(0, 3, 40) = 0xff; });
+    for (auto const activations : {Activations::as_stored, Activations::int8})
+      check_not_a_number<Mxfp4>(rows, activations, [](auto const& down) {
+        down.scales(0, 3, 1) = 255;
+        down.scales(0, 4, 1) = 0; // 2^-127
+      });
+  }
+}
+
 TEST_CASE("the error of the output is bounded by that of the weights") {
   // With plain experts of the identity, out = D (U x): |D' U' x - D U x| <= (|D' - D| |U'| + |D| |U' - U|) |x| elementwise
   // with |U' - U| <= scale / 2 of its group.
