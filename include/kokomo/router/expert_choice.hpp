@@ -4,6 +4,7 @@
 
 #include <kokomo/assignment.hpp>
 #include <kokomo/concepts.hpp>
+#include <kokomo/detail/grouping.hpp>
 #include <kokomo/detail/kth_largest.hpp>
 #include <kokomo/detail/launch.hpp>
 #include <kokomo/detail/ranking.hpp>
@@ -71,40 +72,74 @@ template <class C, class Exec> struct BoundChoice {
   }
 };
 
-template <class C, class T, class Exec> struct TakeBest {
-  Assignment<T, Exec> a;
+/// Whether an expert takes a token: by its bounds, or a score above a threshold.
+template <class C, class Exec> struct TakesBest {
   Matrix<C, Exec> scores;
   Sequences sequences;
   ChoiceBounds<C, Exec> bounds;
 
-  /// One step of a scan over tokens: `entries` is where the token's entries begin.
-  KOKKOS_FUNCTION void operator()(offset_t token, offset_t& entries, bool final) const {
-    if (final) a.token_offsets[token] = entries;
-    if (token == a.tokens) return;
-    offset_t const s = sequences.of(token);
-    for (index_t e = 0; e < a.experts; ++e)
-      if (bounds.takes(s, e, token, scores(e, token))) {
-        if (final) a.choose(entries, e);
-        ++entries;
-      }
+  KOKKOS_FUNCTION bool operator()(offset_t token, index_t e) const {
+    return bounds.takes(sequences.of(token), e, token, scores(e, token));
   }
 };
-
-template <class C, class T, class Exec> struct TakeAbove {
-  Assignment<T, Exec> a;
+template <class C, class Exec> struct TakesAbove {
   Matrix<C, Exec> scores;
   C threshold;
 
-  KOKKOS_FUNCTION void operator()(offset_t token, offset_t& entries, bool final) const {
-    if (final) a.token_offsets[token] = entries;
-    if (token == a.tokens) return;
-    for (index_t e = 0; e < a.experts; ++e)
-      if (scores(e, token) > threshold) {
-        if (final) a.choose(entries, e);
-        ++entries;
-      }
+  KOKKOS_FUNCTION bool operator()(offset_t token, index_t e) const { return scores(e, token) > threshold; }
+};
+
+// Entries in token order, in three steps over blocks of tokens: a parallel_scan would allocate.
+
+template <class Takes, class T, class Exec> struct CountTaken {
+  Takes takes;
+  Assignment<T, Exec> a;
+  Vector<offset_t, Exec> counts; // [blocks]
+
+  KOKKOS_FUNCTION void operator()(offset_t block) const {
+    offset_t count = 0;
+    for (offset_t t = block * grouping_block; t < Kokkos::min(a.tokens, (block + 1) * grouping_block); ++t)
+      for (index_t e = 0; e < a.experts; ++e) count += takes(t, e) ? 1 : 0;
+    counts[block] = count;
   }
 };
+template <class T, class Exec> struct ScanTaken {
+  Assignment<T, Exec> a;
+  Vector<offset_t, Exec> counts;
+
+  KOKKOS_FUNCTION void operator()(offset_t) const {
+    offset_t sum = 0;
+    for (std::size_t block = 0; block < counts.extent(0); ++block) {
+      offset_t const count = counts[block];
+      counts[block] = sum;
+      sum += count;
+    }
+    a.token_offsets[a.tokens] = sum;
+  }
+};
+template <class Takes, class T, class Exec> struct EnterTaken {
+  Takes takes;
+  Assignment<T, Exec> a;
+  Vector<offset_t, Exec> counts;
+
+  KOKKOS_FUNCTION void operator()(offset_t block) const {
+    offset_t entry = counts[block];
+    for (offset_t t = block * grouping_block; t < Kokkos::min(a.tokens, (block + 1) * grouping_block); ++t) {
+      a.token_offsets[t] = entry;
+      for (index_t e = 0; e < a.experts; ++e)
+        if (takes(t, e)) a.choose(entry++, e);
+    }
+  }
+};
+
+template <class Exec, class Takes, class T>
+void enter_taken(Exec const& exec, Takes const& takes, Assignment<T, Exec> const& a,
+                 Vector<offset_t, Exec> const& counts) {
+  auto const blocks = static_cast<offset_t>(counts.extent(0));
+  for_each(exec, "kokomo::ExpertChoice::count", blocks, CountTaken<Takes, T, Exec>{takes, a, counts});
+  for_each(exec, "kokomo::ExpertChoice::scan", 1, ScanTaken<T, Exec>{a, counts});
+  for_each(exec, "kokomo::ExpertChoice::enter", blocks, EnterTaken<Takes, T, Exec>{takes, a, counts});
+}
 
 } // namespace detail
 
@@ -132,12 +167,14 @@ struct ExpertChoice {
   template <class T, class Exec> struct Scratch {
     Matrix<compute_t<T>, Exec> scores; // [experts, tokens]
     detail::ChoiceBounds<compute_t<T>, Exec> bounds;
+    Vector<offset_t, Exec> counts; // [blocks of tokens]
 
     Scratch(detail::Arena& arena, ExpertChoice const& policy, Sizes const& sizes)
         : scores(arena.matrix<compute_t<T>, Exec>(sizes.experts, sizes.tokens)) {
       offset_t const sequences = policy.sequences(sizes).count();
       bounds.bound = arena.matrix<compute_t<T>, Exec>(sequences, sizes.experts);
       bounds.last = arena.matrix<offset_t, Exec>(sequences, sizes.experts);
+      counts = arena.vector<offset_t, Exec>(detail::grouping_blocks(sizes.tokens));
     }
   };
 
@@ -169,15 +206,12 @@ struct ExpertChoice {
     using C = compute_t<T>;
     detail::for_each(exec, "kokomo::ExpertChoice::score", a.tokens,
                      detail::ScoreByExpert<GateScore, T, Exec>{routing, scratch.scores});
-    auto const tokens = Kokkos::RangePolicy<Exec, Kokkos::IndexType<offset_t>>(exec, 0, a.tokens + 1);
     if (routing.mode == Mode::inference && inference == InferenceChoice::above_threshold)
-      return Kokkos::parallel_scan("kokomo::ExpertChoice::take", tokens,
-                                   detail::TakeAbove<C, T, Exec>{a, scratch.scores, C(threshold)});
+      return detail::enter_taken(exec, detail::TakesAbove<C, Exec>{scratch.scores, C(threshold)}, a, scratch.counts);
     auto const sequences = this->sequences(routing.sizes);
     detail::for_each(exec, "kokomo::ExpertChoice::bound", sequences.count() * a.experts,
                      detail::BoundChoice<C, Exec>{scratch.scores, sequences, limit(routing.sizes), scratch.bounds});
-    Kokkos::parallel_scan("kokomo::ExpertChoice::take", tokens,
-                          detail::TakeBest<C, T, Exec>{a, scratch.scores, sequences, scratch.bounds});
+    detail::enter_taken(exec, detail::TakesBest<C, Exec>{scratch.scores, sequences, scratch.bounds}, a, scratch.counts);
   }
 
 private:
