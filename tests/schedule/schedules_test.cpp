@@ -36,7 +36,8 @@ static_assert(DepthSchedule{.shape = DepthShape::wave, .least = 0, .most = 10}.t
 
 TEST_CASE("depth schedules hit their end points, are monotone or symmetric as named, and round the formula") {
   for (int const layers : {2, 3, 8, 31, 48})
-    for (auto const& [least, most] : {std::pair{1, 8}, std::pair{4, 64}, std::pair{5, 5}, std::pair{0, 3}}) {
+    for (auto const& ends : {std::pair{1, 8}, std::pair{4, 64}, std::pair{5, 5}, std::pair{0, 3}}) {
+      int const least = ends.first, most = ends.second;
       auto const of = [&](DepthShape shape) { return table({.shape = shape, .least = least, .most = most}, layers); };
       REQUIRE(of(DepthShape::uniform) == std::vector<int>(std::size_t(layers), most));
       auto const down = of(DepthShape::descending), up = of(DepthShape::ascending);
@@ -84,8 +85,6 @@ TEST_CASE("budget-preserving schedules have exactly the budget and keep the orde
         std::vector<int> numbers(std::size_t(layers), -1);
         schedule.fill(numbers, budget);
         REQUIRE(std::accumulate(numbers.begin(), numbers.end(), 0) == budget);
-        double sum = 0;
-        for (int l = 0; l < layers; ++l) sum += schedule.at(l, layers);
         if (shape == DepthShape::descending) REQUIRE(std::is_sorted(numbers.rbegin(), numbers.rend()));
         if (shape == DepthShape::ascending) REQUIRE(numbers.back() - numbers.front() >= 0);
         if (shape == DepthShape::uniform) REQUIRE(numbers.front() - numbers.back() <= 1);
