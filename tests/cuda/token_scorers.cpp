@@ -3,7 +3,9 @@
 
 #include "../support/scale_experts.hpp"
 
+#include <kokomo/experts/autonomous.hpp>
 #include <kokomo/gate/constant.hpp>
+#include <kokomo/router/activation_norm_scorer.hpp>
 #include <kokomo/router/agreement.hpp>
 #include <kokomo/router/cascade.hpp>
 #include <kokomo/router/escalate.hpp>
@@ -27,6 +29,8 @@ template <class Exec> using ByTask = Cheap<Exec, TableScorer, Cascade>;
 template <class Exec> using ByProbes = Cheap<Exec, LinearScorer, Agreement>;
 template <class Exec> using ByRequest = Cheap<Exec, LinearScorer, Escalate>;
 template <class Exec> using ByTwoHashes = Cheap<Exec, LinearScorer, TwoChoiceHash, ConstantGate>;
+template <class Exec>
+using ByNorm = Layer<Router<ActivationNormScorer, TopK<2>>, SoftmaxGate, NoBalancer, AutonomousExperts, float, Exec>;
 
 } // namespace
 
@@ -37,5 +41,9 @@ int token_scorers() {
   failed += !Run<ByProbes>::agrees("ByProbes", [](auto&) {});
   failed += !Run<ByRequest>::agrees("ByRequest", [](auto&) {});
   failed += !Run<ByTwoHashes>::agrees("ByTwoHashes", [](auto&) {});
+  failed += !Run<ByNorm>::agrees("ByNorm", [](auto& p) {
+    p.router.scorer.width = p.experts.cached = 5;
+    p.experts.intermediate = 12;
+  });
   return failed;
 }
