@@ -25,11 +25,16 @@ struct bfloat16 {
     return h;
   }
 
+  /// The value after conversion to bfloat16 and back, in 32-bit arithmetic without a branch: vector code.
+  KOKKOS_FUNCTION static float rounded(float value) { return Kokkos::bit_cast<float>(upper_half(value)); }
+
 private:
-  KOKKOS_FUNCTION static std::uint16_t encode(float value) {
+  KOKKOS_FUNCTION static std::uint16_t encode(float value) { return std::uint16_t(upper_half(value) >> 16); }
+  KOKKOS_FUNCTION static std::uint32_t upper_half(float value) {
     auto const u = Kokkos::bit_cast<std::uint32_t>(value);
-    if ((u & 0x7fffffffu) > 0x7f800000u) return std::uint16_t((u >> 16) | 0x0040u); // a quiet NaN
-    return std::uint16_t((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+    std::uint32_t const nan = 0u - std::uint32_t((u & 0x7fffffffu) > 0x7f800000u); // all ones: stays a NaN, a quiet one
+    std::uint32_t const rounded = u + 0x7fffu + ((u >> 16) & 1u), quiet = u | 0x00400000u;
+    return ((quiet & nan) | (rounded & ~nan)) & 0xffff0000u;
   }
 };
 

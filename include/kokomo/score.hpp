@@ -47,10 +47,10 @@ template <class Derived> struct ElementwiseScore {
   template <class C> KOKKOS_FUNCTION static C value(Row<C> const&, C z) { return Derived::of(z); }
 };
 
-template <class C> KOKKOS_FUNCTION C sigmoid(C z) {
+template <class C> KOKKOS_FORCEINLINE_FUNCTION C sigmoid(C z) {
   // exp of a negative number only: no overflow for any z
   C const e = exp_of_negative(-Kokkos::abs(z));
-  return (z < C(0) ? e : C(1)) / (C(1) + e);
+  return unless_negative(z, C(1), e) / (C(1) + e);
 }
 } // namespace detail
 

@@ -31,7 +31,10 @@ inline constexpr bool is_storage_v =
 
 /// The value after a trip through storage type T: what published code that works in T would hold.
 template <class T, class C> KOKKOS_FUNCTION C rounded_to(C value) {
-  return static_cast<C>(static_cast<T>(value));
+  if constexpr (std::is_same_v<T, bfloat16>)
+    return static_cast<C>(bfloat16::rounded(static_cast<float>(value)));
+  else
+    return static_cast<C>(static_cast<T>(value));
 }
 
 /// The one form in which data crosses a slot: unmanaged, row-major, in the execution space's memory.

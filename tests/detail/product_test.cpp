@@ -262,7 +262,7 @@ template <class SA, class SB, class SO> void check_problem(Case const& sizes, st
   auto const best = host::instruction_set();
   for (auto set : instruction_sets()) {
     host::instruction_set() = set;
-    INFO(host::describe_microkernel<C>());
+    INFO(host::to_text(set));
     Results<P> const results = on_host(p, 1);
     check_results(results);
     for (int workers : {2, 7}) REQUIRE(same_bits(results, on_host(p, workers)));

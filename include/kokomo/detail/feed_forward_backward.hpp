@@ -135,7 +135,7 @@ void feed_forward_backward(Exec const& exec, Activation const& activation, offse
       host::launch(exec, "kokomo::FeedForwardExperts::hidden_again", workers,
                    host::HiddenLayer<T, Activation, Weights, Kernel>{
                        in.rows, in.x, d.width, width, product(w.gate, width), product(w.up, width), w.gate_bias,
-                       w.up_bias, again, hidden, activation, in.workers, &kernel, set});
+                       w.up_bias, again, hidden, activation, in.workers, &kernel});
       saved = {again, again + (parts - 1) * width, parts * width};
     } else {
       saved = {pre + first, pre + (parts - 1) * intermediate + first, parts * intermediate};

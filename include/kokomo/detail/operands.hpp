@@ -70,12 +70,13 @@ template <class S> struct RowTarget {
 };
 
 /// Where the rows of experts go: row r is added, `weight_of_row[r]` times (null: once), to row token_of_row[r] of `data`
-/// [tokens, width]. A null token_of_row means that the rows themselves are wanted: row r of `data` is row r.
+/// [tokens, width]. Or, not `summed`, row r becomes row r of `data`.
 template <class C> struct CombinedRows {
   C* data = nullptr;
   offset_t tokens = 0;
   index_t const* token_of_row = nullptr;
   C const* weight_of_row = nullptr;
+  bool summed = true;
 };
 
 /// Memory of the arena for kernels that need some for each worker thread (host only; empty on devices).

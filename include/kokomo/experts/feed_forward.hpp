@@ -192,23 +192,19 @@ template <class ActivationT> struct FeedForwardExperts {
                                                                Scratch<T, Exec> const& scratch) const {
     using C = compute_t<T>;
     using Weights = detail::host::UnpackedWeights<T, C>;
-    auto const set = detail::host::instruction_set();
-    auto const& kernel = detail::host::microkernel<C>(set);
+    auto const& kernel = detail::host::microkernel<C>(detail::host::instruction_set());
     auto const weights = [&](detail::Projection<T> const& p, offset_t columns) {
       return Weights{constant(p.weight), columns, kernel.columns};
     };
     auto const up = up_projection(parameters, width), down = down_projection(parameters, width);
     auto gate = up;
     if constexpr (gated) gate = gate_projection(parameters, width);
-    detail::host::launch(exec, "kokomo::FeedForwardExperts::hidden", in.workers.workers,
-                         detail::host::HiddenLayer<T, Activation, Weights, detail::host::Microkernel<C>>{
-                             in.rows, in.x, width, intermediate, weights(gate, intermediate), weights(up, intermediate),
-                             constant(gate.bias), constant(up.bias), recomputes() ? nullptr : saved.pre.data(),
-                             scratch.hidden.data(), activation, in.workers, &kernel, set});
-    detail::host::launch(exec, "kokomo::FeedForwardExperts::combine_down", in.workers.workers,
-                         detail::host::CombineDown<T, Weights, detail::host::Microkernel<C>>{
-                             in.rows, scratch.hidden.data(), intermediate, width, weights(down, width),
-                             constant(down.bias), out, in.workers, &kernel});
+    detail::host::feed_forward<T>(exec, kernel, in.rows, in.x, width, intermediate,
+                                  detail::host::FeedForwardWeights<T, Weights>{
+                                      weights(gate, intermediate), weights(up, intermediate), weights(down, width),
+                                      constant(gate.bias), constant(up.bias), constant(down.bias)},
+                                  activation, recomputes() ? nullptr : saved.pre.data(), scratch.hidden.data(), out,
+                                  in.workers);
   }
 
   template <class T, class Exec>

@@ -134,7 +134,7 @@ template <class ActivationT, class FormatT = Int8<>> struct QuantizedExperts {
                Matrix<compute_t<T>, Exec> const& out, Nothing const&, Scratch<T, Exec> const& scratch) const {
     auto const width = static_cast<offset_t>(out.extent(1));
     if constexpr (blocked<T, Exec>)
-      forward_blocked(exec, parameters, in, {out.data(), in.rows.rows}, width, scratch);
+      forward_blocked(exec, parameters, in, {.data = out.data(), .summed = false}, width, scratch);
     else
       forward_by_element(exec, parameters, in, out, width, scratch);
   }
@@ -213,7 +213,7 @@ private:
                          detail::host::HiddenLayer<T, Activation, Weights, Kernel>{
                              in.rows, in.x, width, intermediate, weights(gate, intermediate, width),
                              weights(up, intermediate, width), gate.constant_bias(), up.constant_bias(), nullptr,
-                             scratch.hidden.data(), activation, in.workers, &kernel, set});
+                             scratch.hidden.data(), activation, in.workers, &kernel});
     detail::host::launch(exec, "kokomo::QuantizedExperts::combine_down", in.workers.workers,
                          detail::host::CombineDown<T, Weights, Kernel>{in.rows, scratch.hidden.data(), intermediate,
                                                                        width, weights(down, width, intermediate),

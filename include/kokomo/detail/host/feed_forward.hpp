@@ -2,7 +2,7 @@
 #ifndef KOKOMO_DETAIL_HOST_FEED_FORWARD_HPP
 #define KOKOMO_DETAIL_HOST_FEED_FORWARD_HPP
 
-#include <kokomo/detail/host/product.hpp>
+#include <kokomo/detail/product.hpp>
 
 /// Experts of two projections on a host: one launch for gate, up and activation, one for down, weight and sum over
 /// experts. Neither the gathered inputs nor the experts' outputs ever lie in memory as a whole.
@@ -19,14 +19,14 @@ template <class T, class C> struct UnpackedWeights {
   Panels panels(index_t group) const { return {operand<C>(weight, group), columns, 0, panel_columns}; }
 };
 
-/// ... or packed.
+/// ... or packed: `data` is the first panel of group 0.
 template <class T> struct PackedWeights {
   using Panels = PackedPanels<T>;
   T const* data;
-  offset_t group_stride, depth;
+  offset_t group_stride, panel_stride;
   int panel_columns;
 
-  Panels panels(index_t group) const { return {data + group * group_stride, depth, panel_columns}; }
+  Panels panels(index_t group) const { return {data + group * group_stride, panel_stride, panel_columns}; }
 };
 
 /// One row of the hidden layer from the sums of both projections. Every step is rounded to T; for float and double that
@@ -36,16 +36,19 @@ inline __attribute__((always_inline)) void hidden_row(Activation const& activati
                                                       BiasRef<T const> gate_bias, BiasRef<T const> up_bias, T* pre_gate,
                                                       T* pre_up, T* hidden) {
   auto const finish = [count](C* sums, BiasRef<T const> const& bias, T* pre) {
-    for (offset_t i = 0; i < count; ++i) sums[i] = C(T(sums[i]));
+    if constexpr (!std::is_same_v<T, C>)
+      for (offset_t i = 0; i < count; ++i) sums[i] = rounded_to<T>(sums[i]);
     if (bias.data != nullptr)
-      for (offset_t i = 0; i < count; ++i) sums[i] = C(T(sums[i] + C(bias.data[i * bias.n_stride])));
+      for (offset_t i = 0; i < count; ++i) sums[i] = rounded_to<T>(sums[i] + C(bias.data[i * bias.n_stride]));
     if (pre != nullptr)
       for (offset_t i = 0; i < count; ++i) pre[i] = T(sums[i]);
   };
   finish(up, up_bias, pre_up);
   if constexpr (Activation::gated) finish(gate, gate_bias, pre_gate);
 #pragma GCC ivdep
-  for (offset_t i = 0; i < count; ++i) hidden[i] = T(activation.template value<T>(gate[i], up[i]));
+  for (offset_t i = 0; i < count; ++i) up[i] = activation.template value<T>(gate[i], up[i]);
+#pragma GCC ivdep
+  for (offset_t i = 0; i < count; ++i) hidden[i] = T(up[i]);
 }
 
 #define KOKOMO_DEFINE_HIDDEN_ROW(NAME, TARGET)                                                                         \
@@ -84,7 +87,6 @@ template <class T, class Activation, class Weights, class Kernel> struct HiddenL
   Activation activation;
   WorkerScratch scratch;
   Kernel const* kernel;
-  InstructionSet set;
 
   void operator()(int worker) const {
     offset_t const chunk =
@@ -133,7 +135,7 @@ private:
   }
 
   void store_rows(index_t g, offset_t first, offset_t height, offset_t column, offset_t columns, C* sums) const {
-    auto const finish = hidden_row_function<T, C, Activation>(set);
+    auto const finish = hidden_row_function<T, C, Activation>(kernel->set);
     auto const bias = [&](BiasRef<T const> all) {
       if (all.data != nullptr) all.data += g * all.group_stride + column * all.n_stride;
       return all;
@@ -167,7 +169,7 @@ template <class T, class Weights, class Kernel> struct CombineDown {
     Range const mine{all * worker / scratch.workers, all * (worker + 1) / scratch.workers};
     if (mine.size() == 0) return;
     offset_t const column = mine.first * kernel->columns;
-    offset_t const tokens = out.token_of_row != nullptr ? out.tokens : groups.end(groups.groups - 1);
+    offset_t const tokens = out.summed ? out.tokens : groups.end(groups.groups - 1);
     for (offset_t t = 0; t < tokens; ++t)
       std::fill_n(out.data + t * width + column, std::min(mine.size() * kernel->columns, width - column), C(0));
     for (index_t g = 0; g < groups.groups; ++g)
@@ -207,12 +209,36 @@ private:
       C* const values = sums + i * block_columns<C>;
       if (bias.data != nullptr)
         add_line(bias.data + g * bias.group_stride + column * bias.n_stride, bias.n_stride, count, values);
-      C* const line = out.data + (out.token_of_row != nullptr ? offset_t(out.token_of_row[row]) : row) * width + column;
+      C* const line = out.data + (out.summed ? offset_t(out.token_of_row[row]) : row) * width + column;
       C const weight = out.weight_of_row != nullptr ? out.weight_of_row[row] : C(1);
       for (offset_t n = 0; n < count; ++n) line[n] += weight * values[n];
     }
   }
 };
+
+/// The weights of experts of two projections, as right operands of their products.
+template <class T, class Weights> struct FeedForwardWeights {
+  Weights gate, up, down; ///< gate: unused by plain experts
+  BiasRef<T const> gate_bias, up_bias, down_bias;
+};
+
+/// Experts from their rows to the sum of what they return.
+/// \param[in] width, intermediate columns of x and of the hidden layer
+/// \param[out] pre [rows, (gate) up], or null
+/// \param[out] hidden [rows, intermediate]
+template <class T, class Exec, class Activation, class Weights, class Kernel>
+void feed_forward(Exec const& exec, Kernel const& kernel, GroupedRows const& rows, RowSource<T, compute_t<T>> const& x,
+                  offset_t width, offset_t intermediate, FeedForwardWeights<T, Weights> const& weights,
+                  Activation const& activation, T* pre, T* hidden, CombinedRows<compute_t<T>> const& out,
+                  WorkerScratch const& workers) {
+  launch(exec, "kokomo::FeedForwardExperts::hidden", workers.workers,
+         HiddenLayer<T, Activation, Weights, Kernel>{rows, x, width, intermediate, weights.gate, weights.up,
+                                                     weights.gate_bias, weights.up_bias, pre, hidden, activation,
+                                                     workers, &kernel});
+  launch(exec, "kokomo::FeedForwardExperts::combine_down", workers.workers,
+         CombineDown<T, Weights, Kernel>{rows, hidden, intermediate, width, weights.down, weights.down_bias, out,
+                                         workers, &kernel});
+}
 
 } // namespace kokomo::inline v0::detail::host
 

@@ -13,45 +13,70 @@
 #define KOKOMO_HOST_X86 1
 #include <cpuid.h>
 #include <immintrin.h>
+#define KOKOMO_AVX2 __attribute__((target("avx2,fma,f16c")))
+#define KOKOMO_AVX512 __attribute__((target("avx512f")))
 #else
 #define KOKOMO_HOST_X86 0
 #endif
 
+/// Unrolls the loop that follows, whose bounds are constants: arrays of vectors become registers.
+#if defined(__clang__)
+#define KOKOMO_UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__) && !defined(__CUDACC__)
+#define KOKOMO_UNROLL _Pragma("GCC unroll 16")
+#else
+#define KOKOMO_UNROLL
+#endif
+
 namespace kokomo::inline v0::detail::host {
+
+enum class InstructionSet { portable, avx2, avx512 };
 
 /// Blocking of the host product. A block of rows of the left operand (block_rows x block_depth) and the accumulators
 /// (block_rows x block_columns) live in the L2 cache, a packed panel of the right operand (block_depth x panel) in L1.
-inline constexpr offset_t block_rows = 240;
+inline constexpr offset_t block_rows = 120;
 template <class C> inline constexpr offset_t block_depth = 1024 / sizeof(C);
-template <class C> inline constexpr offset_t block_columns = 1024 / sizeof(C);
+template <class C> inline constexpr offset_t block_columns = 2048 / sizeof(C);
 template <class C> inline constexpr offset_t max_panel_columns = 128 / sizeof(C);
 inline constexpr int max_tile_rows = 12;
+/// Elements from one row of the packed left operand to the next. Not a multiple of a cache line: the rows of a tile are
+/// read at the same step, and loads from one bank of the L1 cache would wait for each other.
+template <class C> inline constexpr offset_t left_pitch = block_depth<C> + 16 / sizeof(C);
 
-/// Cache lines to bring into the L2 cache, one after the other: at base + *offset, base + *(offset + step), ...
-/// Addresses as numbers, for they may lie past the end of an array. With step 0 it is one line again and again.
+/// Cache lines that a tile brings into the L2 cache, evenly over its steps: `count` every `prefetch_steps`, at
+/// base + *line and, unless it is null, at second + *line. Addresses as numbers, for they may lie past the end of an array.
+inline constexpr offset_t prefetch_steps = 16;
 struct Prefetch {
-  std::uintptr_t base;
-  offset_t const* offset;
-  offset_t step;
+  std::uintptr_t base = 0, second = 0;
+  offset_t const *line = nullptr, *end = nullptr;
+  int count = 0;
+
+  void advance() {
+    for (int i = 0; i < count && line != end; ++i, ++line) {
+      __builtin_prefetch(reinterpret_cast<void const*>(base + std::uintptr_t(*line)), 0, 2);
+      if (second != 0) __builtin_prefetch(reinterpret_cast<void const*>(second + std::uintptr_t(*line)), 0, 2);
+    }
+  }
 };
 
-/// c(i, j) (=|+=) sum_k a(i, k) * b(k, j) over the rows of one tile and the columns of one panel.
-/// a has row stride block_depth, c has row stride block_columns, b is packed in storage type S: panel columns after panel
-/// columns, in the order of `panel_place`.
-/// Every element is one chain of multiply-adds in ascending k, whatever the height of its tile: a row gets the same
-/// bits wherever it stands in its group. Each k also prefetches one cache line of what is packed next.
+/// c(i, j) (=|+=) sum_k a(i, k) * b(k, j) over the rows of one tile and the columns of one panel, or of two that lie
+/// side by side in c. a has row stride left_pitch, c has row stride block_columns, b (and `second`, where the tile is of
+/// two panels) is packed in storage type S: panel columns after panel columns, in the order of `panel_place`.
+/// Every element is one chain of multiply-adds in ascending k, whatever its tile: a row gets the same bits wherever it
+/// stands in its group.
 template <class C, class S>
-using Tile = void (*)(offset_t depth, C const* a, S const* b, C* c, bool accumulate, Prefetch ahead);
+using Tile = void (*)(offset_t depth, C const* a, S const* b, S const* second, C* c, bool accumulate, Prefetch ahead);
 
-/// The tiles of one instruction set: `tile[r]` does r rows, 1 <= r <= rows, of `columns` columns.
+/// The tiles of one instruction set: `tile[r]` does r rows, 1 <= r <= rows, of `columns` columns, `wide_tile[r]` does
+/// 1 <= r <= wide_rows of two panels: so few rows have too few sums in flight to keep the multipliers busy.
 template <class C, class S = C> struct Microkernel {
   using compute_type = C;
   using panel_type = S;
 
-  char const* name;
-  int rows;
-  int columns;
+  InstructionSet set;
+  int rows, columns, wide_rows;
   std::array<Tile<C, S>, max_tile_rows + 1> tile;
+  std::array<Tile<C, S>, 4> wide_tile;
 };
 
 /// Where column j of a panel of `columns` stands among its elements of one k. Two bfloat16 that share 32 bits become two
@@ -62,8 +87,6 @@ template <class S> constexpr int panel_place(int j, int columns) {
   else
     return j;
 }
-
-enum class InstructionSet { portable, avx2, avx512 };
 
 // One vector type each instruction set. FMA is asked for by name: contraction of a * b + c is the compiler's choice and
 // could differ between tile heights.
@@ -119,9 +142,6 @@ template <class C> struct PortableVector {
 };
 
 #if KOKOMO_HOST_X86
-#define KOKOMO_AVX2 __attribute__((target("avx2,fma,f16c")))
-#define KOKOMO_AVX512 __attribute__((target("avx512f")))
-
 template <class C> struct Avx2Vector;
 template <> struct Avx2Vector<float> {
   using type = __m256;
@@ -172,7 +192,8 @@ template <> struct Avx512Vector<float> {
   }
   KOKOMO_AVX512 static void expand(float16 const* p, type& first, type& second) {
     auto const* const halves = reinterpret_cast<__m256i const*>(p);
-    first = _mm512_cvtph_ps(_mm256_loadu_si256(halves)), second = _mm512_cvtph_ps(_mm256_loadu_si256(halves + 1));
+    first = _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(halves)); // g++ 12 warns of the plain one
+    second = _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(halves + 1));
   }
 };
 template <> struct Avx512Vector<double> {
@@ -191,37 +212,33 @@ template <> struct Avx512Vector<double> {
 
 // A macro, since a target attribute cannot depend on a template parameter and g++ splits wide vectors before it
 // inlines.
-#if defined(__clang__)
-#define KOKOMO_UNROLL _Pragma("clang loop unroll(full)")
-#elif defined(__GNUC__) && !defined(__CUDACC__)
-#define KOKOMO_UNROLL _Pragma("GCC unroll 16")
-#else
-#define KOKOMO_UNROLL
-#endif
 #define KOKOMO_DEFINE_TILE(NAME, VECTOR, TARGET)                                                                       \
-  template <class C, class S, int rows>                                                                                \
-  TARGET void NAME(offset_t depth, C const* a, S const* b, C* c, bool accumulate, Prefetch ahead) {                    \
+  template <class C, class S, int rows, int panels>                                                                    \
+  TARGET void NAME(offset_t depth, C const* a, S const* b, S const* second, C* c, bool accumulate, Prefetch ahead) {   \
     using V = VECTOR<C>;                                                                                               \
-    typename V::type sum[rows][2];                                                                                     \
+    typename V::type sum[rows][2 * panels];                                                                            \
     KOKOMO_UNROLL for (int i = 0; i < rows; ++i) {                                                                     \
       C const* const line = c + i * block_columns<C>;                                                                  \
-      sum[i][0] = accumulate ? V::load(line) : V::zero();                                                              \
-      sum[i][1] = accumulate ? V::load(line + V::width) : V::zero();                                                   \
+      KOKOMO_UNROLL for (int j = 0; j < 2 * panels; ++j) sum[i][j] =                                                   \
+          accumulate ? V::load(line + j * V::width) : V::zero();                                                       \
     }                                                                                                                  \
-    for (offset_t k = 0; k < depth; ++k, ++a, b += 2 * V::width, ahead.offset += ahead.step) {                         \
-      __builtin_prefetch(reinterpret_cast<void const*>(ahead.base + std::uintptr_t(*ahead.offset)), 0, 2);             \
-      typename V::type b0, b1;                                                                                         \
-      V::expand(b, b0, b1);                                                                                            \
-      KOKOMO_UNROLL for (int i = 0; i < rows; ++i) {                                                                   \
-        typename V::type const value = V::broadcast(a + i * block_depth<C>);                                           \
-        sum[i][0] = V::fma(value, b0, sum[i][0]);                                                                      \
-        sum[i][1] = V::fma(value, b1, sum[i][1]);                                                                      \
+    for (offset_t k = 0; k < depth;) {                                                                                 \
+      ahead.advance();                                                                                                 \
+      for (offset_t const pause = depth - k < prefetch_steps ? depth : k + prefetch_steps; k < pause; ++k) {           \
+        typename V::type column[2 * panels];                                                                           \
+        V::expand(b, column[0], column[1]);                                                                            \
+        if constexpr (panels == 2) V::expand(second, column[2], column[3]);                                            \
+        KOKOMO_UNROLL for (int i = 0; i < rows; ++i) {                                                                 \
+          typename V::type const value = V::broadcast(a + i * left_pitch<C>);                                          \
+          KOKOMO_UNROLL for (int j = 0; j < 2 * panels; ++j) sum[i][j] = V::fma(value, column[j], sum[i][j]);          \
+        }                                                                                                              \
+        ++a, b += 2 * V::width;                                                                                        \
+        if constexpr (panels == 2) second += 2 * V::width;                                                             \
       }                                                                                                                \
     }                                                                                                                  \
     KOKOMO_UNROLL for (int i = 0; i < rows; ++i) {                                                                     \
       C* const line = c + i * block_columns<C>;                                                                        \
-      V::store(line, sum[i][0]);                                                                                       \
-      V::store(line + V::width, sum[i][1]);                                                                            \
+      KOKOMO_UNROLL for (int j = 0; j < 2 * panels; ++j) V::store(line + j * V::width, sum[i][j]);                     \
     }                                                                                                                  \
   }
 
@@ -229,25 +246,37 @@ KOKOMO_DEFINE_TILE(portable_tile, PortableVector, )
 #if KOKOMO_HOST_X86
 KOKOMO_DEFINE_TILE(avx2_tile, Avx2Vector, KOKOMO_AVX2)
 KOKOMO_DEFINE_TILE(avx512_tile, Avx512Vector, KOKOMO_AVX512)
-#undef KOKOMO_AVX2
-#undef KOKOMO_AVX512
 #endif
 #undef KOKOMO_DEFINE_TILE
-#undef KOKOMO_UNROLL
 
 /// The microkernel of an instruction set. 16 vector registers hold 6 x 2 accumulators, 32 hold 12 x 2.
 template <class C, class S = C> Microkernel<C, S> const& microkernel(InstructionSet set) {
   static Microkernel<C, S> const portable = []<int... r>(std::integer_sequence<int, r...>) {
-    return Microkernel<C, S>{"portable", 6, 2 * PortableVector<C>::width, {nullptr, portable_tile<C, S, r + 1>...}};
+    return Microkernel<C, S>{InstructionSet::portable,
+                             6,
+                             2 * PortableVector<C>::width,
+                             0,
+                             {nullptr, portable_tile<C, S, r + 1, 1>...},
+                             {nullptr}};
   }
   (std::make_integer_sequence<int, 6>{});
 #if KOKOMO_HOST_X86
   static Microkernel<C, S> const avx2 = []<int... r>(std::integer_sequence<int, r...>) {
-    return Microkernel<C, S>{"AVX2+FMA", 6, 2 * Avx2Vector<C>::width, {nullptr, avx2_tile<C, S, r + 1>...}};
+    return Microkernel<C, S>{InstructionSet::avx2,
+                             6,
+                             2 * Avx2Vector<C>::width,
+                             3,
+                             {nullptr, avx2_tile<C, S, r + 1, 1>...},
+                             {nullptr, avx2_tile<C, S, 1, 2>, avx2_tile<C, S, 2, 2>, avx2_tile<C, S, 3, 2>}};
   }
   (std::make_integer_sequence<int, 6>{});
   static Microkernel<C, S> const avx512 = []<int... r>(std::integer_sequence<int, r...>) {
-    return Microkernel<C, S>{"AVX-512F", 12, 2 * Avx512Vector<C>::width, {nullptr, avx512_tile<C, S, r + 1>...}};
+    return Microkernel<C, S>{InstructionSet::avx512,
+                             12,
+                             2 * Avx512Vector<C>::width,
+                             3,
+                             {nullptr, avx512_tile<C, S, r + 1, 1>...},
+                             {nullptr, avx512_tile<C, S, 1, 2>, avx512_tile<C, S, 2, 2>, avx512_tile<C, S, 3, 2>}};
   }
   (std::make_integer_sequence<int, 12>{});
   if (set == InstructionSet::avx512) return avx512;
@@ -283,9 +312,23 @@ inline InstructionSet& instruction_set() {
   return chosen;
 }
 
-/// The name of the microkernel in use, for reports and benchmarks.
-template <class C> char const* describe_microkernel() {
-  return microkernel<C>(instruction_set()).name;
+inline char const* to_text(InstructionSet set) {
+  return set == InstructionSet::avx512 ? "AVX-512F" : set == InstructionSet::avx2 ? "AVX2+FMA" : "portable";
+}
+
+/// Columns of a panel of the instruction set's microkernel.
+template <class C> int panel_columns(InstructionSet set) {
+  return microkernel<C>(set).columns;
+}
+
+/// The widest instruction set up to the one in use whose panels have so many columns; none: false.
+template <class C> bool find_instruction_set(int columns, InstructionSet& found) {
+  for (auto const set : {InstructionSet::portable, InstructionSet::avx2, InstructionSet::avx512})
+    if (supports(set) && set <= instruction_set() && panel_columns<C>(set) == columns) {
+      found = set;
+      return true;
+    }
+  return false;
 }
 
 } // namespace kokomo::inline v0::detail::host

@@ -44,9 +44,6 @@ template <class C> struct PortableOuter : PortableVector<C> {
 };
 
 #if KOKOMO_HOST_X86
-#define KOKOMO_AVX2 __attribute__((target("avx2,fma,f16c")))
-#define KOKOMO_AVX512 __attribute__((target("avx512f")))
-
 template <class C> struct Avx2Outer;
 template <> struct Avx2Outer<float> : Avx2Vector<float> {
   KOKOMO_AVX2 static void load_line(float const* w, type& first, type& second) { expand(w, first, second); }
@@ -191,13 +188,6 @@ template <> struct Avx512Outer<double> : Avx512Vector<double> {
 #endif
 
 // As the tiles of microkernel.hpp. What is read before it is written comes into the cache while the tile computes.
-#if defined(__clang__)
-#define KOKOMO_UNROLL _Pragma("clang loop unroll(full)")
-#elif defined(__GNUC__) && !defined(__CUDACC__)
-#define KOKOMO_UNROLL _Pragma("GCC unroll 16")
-#else
-#define KOKOMO_UNROLL
-#endif
 #define KOKOMO_DEFINE_OUTER_TILE(NAME, VECTOR, TARGET)                                                                 \
   template <class C, class S, int rows>                                                                                \
   TARGET void NAME(offset_t depth, C const* a, offset_t pitch, C const* b, C* sums, S* w, offset_t w_stride,           \
@@ -234,11 +224,8 @@ KOKOMO_DEFINE_OUTER_TILE(portable_outer_tile, PortableOuter, )
 #if KOKOMO_HOST_X86
 KOKOMO_DEFINE_OUTER_TILE(avx2_outer_tile, Avx2Outer, KOKOMO_AVX2)
 KOKOMO_DEFINE_OUTER_TILE(avx512_outer_tile, Avx512Outer, KOKOMO_AVX512)
-#undef KOKOMO_AVX2
-#undef KOKOMO_AVX512
 #endif
 #undef KOKOMO_DEFINE_OUTER_TILE
-#undef KOKOMO_UNROLL
 
 /// The kernel of an instruction set for gradients in storage type S.
 template <class C, class S> OuterKernel<C, S> const& outer_kernel(InstructionSet set) {

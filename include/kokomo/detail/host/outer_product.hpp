@@ -80,7 +80,7 @@ private:
   /// Panels of the right operand that are packed together: as many as fit into half of the L1 cache. Their columns of
   /// one row of the result are stored shortly one after the other.
   offset_t panel_group(offset_t steps) const {
-    return std::max<offset_t>(1, Blocks<C>::panel_size / 2 / (std::max<offset_t>(steps, 1) * kernel->columns));
+    return std::max<offset_t>(1, Blocks<C>::panel_size / 4 / (std::max<offset_t>(steps, 1) * kernel->columns));
   }
 
   /// All rows of the group at once: sums stay in registers.

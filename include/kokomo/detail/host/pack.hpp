@@ -2,6 +2,7 @@
 #ifndef KOKOMO_DETAIL_HOST_PACK_HPP
 #define KOKOMO_DETAIL_HOST_PACK_HPP
 
+#include <kokomo/detail/host/octet.hpp>
 #include <kokomo/detail/host/quad.hpp>
 #include <kokomo/detail/operands.hpp>
 
@@ -23,12 +24,12 @@ template <class S, class C> struct Operand {
   S const* line(offset_t l) const { return data + (index != nullptr ? offset_t(index[l]) : l) * stride; }
   C factor(offset_t l) const { return scale != nullptr ? scale[l] : C(1); }
 
-  /// to[i * block_depth + k], what a microkernel's left operand is.
+  /// to[i * left_pitch + k], what a microkernel's left operand is.
   void pack_rows(offset_t row, offset_t rows, offset_t k, offset_t depth, C* to) const {
     if (along_depth)
-      transpose_lines(k, depth, row, rows, to, block_depth<C>);
+      transpose_lines(k, depth, row, rows, to, left_pitch<C>);
     else
-      copy_lines(row, rows, k, depth, to, block_depth<C>);
+      copy_lines(row, rows, k, depth, to, left_pitch<C>);
   }
   /// to[k * panel + j], what its right operand is. Columns of the panel that the matrix does not have become zero.
   void pack_panel(offset_t column, offset_t columns, offset_t k, offset_t depth, C* to, offset_t panel) const {
@@ -60,47 +61,64 @@ private:
   /// to[l * pitch + x] = element from + x of line first + l
   void copy_lines(offset_t first, offset_t lines, offset_t from, offset_t length, C* to, offset_t pitch) const {
     offset_t const whole = step == 1 ? length - length % 4 : 0;
+    bool const octets = has_octets<C>() && step == 1;
     for (offset_t l = 0; l < lines; ++l, to += pitch) {
       S const* const source = line(first + l) + from * step;
       C const f = factor(first + l);
-      if (scale != nullptr)
-        for (offset_t x = 0; x < whole; x += 4) (Quad<C>::load(source + x) * Quad<C>::broadcast(f)).store(to + x);
-      else
-        for (offset_t x = 0; x < whole; x += 4) Quad<C>::load(source + x).store(to + x);
-      for (offset_t x = whole; x < length; ++x) to[x] = f * static_cast<C>(source[x * step]);
+      offset_t x = 0;
+#if KOKOMO_HOST_X86
+      if constexpr (std::is_same_v<C, float> && !std::is_same_v<S, double>)
+        if (octets) x = copy_octets(source, length, f, to);
+#endif
+      for (; x < whole; x += 4) (Quad<C>::load(source + x) * Quad<C>::broadcast(f)).store(to + x);
+      for (; x < length; ++x) to[x] = f * static_cast<C>(source[x * step]);
     }
   }
 
   /// to[x * pitch + l] = element from + x of line first + l
   void transpose_lines(offset_t first, offset_t lines, offset_t from, offset_t length, C* to, offset_t pitch) const {
-    offset_t const whole_lines = step == 1 ? lines - lines % 4 : 0;
-    offset_t const whole = length - length % 4;
-    for (offset_t l = 0; l < whole_lines; l += 4) {
-      S const* const source[4] = {line(first + l) + from, line(first + l + 1) + from, line(first + l + 2) + from,
-                                  line(first + l + 3) + from};
-      C const f[4] = {factor(first + l), factor(first + l + 1), factor(first + l + 2), factor(first + l + 3)};
-      C* target = to + l;
-      for (offset_t x = 0; x < whole; x += 4, target += 4 * pitch) {
-        auto a = Quad<C>::load(source[0] + x), b = Quad<C>::load(source[1] + x);
-        auto c = Quad<C>::load(source[2] + x), d = Quad<C>::load(source[3] + x);
-        if (scale != nullptr) {
-          a = a * Quad<C>::broadcast(f[0]), b = b * Quad<C>::broadcast(f[1]);
-          c = c * Quad<C>::broadcast(f[2]), d = d * Quad<C>::broadcast(f[3]);
+    offset_t l = 0;
+#if KOKOMO_HOST_X86
+    if constexpr (std::is_same_v<C, float> && !std::is_same_v<S, double>)
+      if (has_octets<C>() && step == 1)
+        for (; l + 8 <= lines; l += 8) {
+          S const* source[8];
+          C f[8];
+          for (int i = 0; i < 8; ++i) source[i] = line(first + l + i) + from, f[i] = factor(first + l + i);
+          offset_t const whole = transpose_octets(source, f, scale != nullptr, length, to + l, pitch);
+          for (int i = 0; i < 8; ++i)
+            for (offset_t x = whole; x < length; ++x) to[x * pitch + l + i] = f[i] * static_cast<C>(source[i][x]);
         }
-        transpose(a, b, c, d);
-        a.store(target);
-        b.store(target + pitch);
-        c.store(target + 2 * pitch);
-        d.store(target + 3 * pitch);
-      }
-      for (offset_t x = whole; x < length; ++x, target += pitch)
-        for (int i = 0; i < 4; ++i) target[i] = f[i] * static_cast<C>(source[i][x]);
-    }
-    for (offset_t l = whole_lines; l < lines; ++l) {
+#endif
+    if (step == 1)
+      for (; l + 4 <= lines; l += 4) transpose_quads(first + l, from, length, to + l, pitch);
+    for (; l < lines; ++l) {
       S const* const source = line(first + l) + from * step;
       C const f = factor(first + l);
       for (offset_t x = 0; x < length; ++x) to[x * pitch + l] = f * static_cast<C>(source[x * step]);
     }
+  }
+
+  void transpose_quads(offset_t first, offset_t from, offset_t length, C* to, offset_t pitch) const {
+    offset_t const whole = length - length % 4;
+    S const* const source[4] = {line(first) + from, line(first + 1) + from, line(first + 2) + from,
+                                line(first + 3) + from};
+    C const f[4] = {factor(first), factor(first + 1), factor(first + 2), factor(first + 3)};
+    for (offset_t x = 0; x < whole; x += 4, to += 4 * pitch) {
+      auto a = Quad<C>::load(source[0] + x), b = Quad<C>::load(source[1] + x);
+      auto c = Quad<C>::load(source[2] + x), d = Quad<C>::load(source[3] + x);
+      if (scale != nullptr) {
+        a = a * Quad<C>::broadcast(f[0]), b = b * Quad<C>::broadcast(f[1]);
+        c = c * Quad<C>::broadcast(f[2]), d = d * Quad<C>::broadcast(f[3]);
+      }
+      transpose(a, b, c, d);
+      a.store(to);
+      b.store(to + pitch);
+      c.store(to + 2 * pitch);
+      d.store(to + 3 * pitch);
+    }
+    for (offset_t x = whole; x < length; ++x, to += pitch)
+      for (int i = 0; i < 4; ++i) to[i] = f[i] * static_cast<C>(source[i][x]);
   }
 };
 

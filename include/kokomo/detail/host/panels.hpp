@@ -35,19 +35,20 @@ template <class S, class C> struct UnpackedPanels {
   }
 };
 
-/// Or they have been packed once and for all: panel after panel, each `depth` times `width` elements.
+/// Or they have been packed once and for all: each panel is `depth` times `width` elements, the next begins `stride`
+/// elements on.
 template <class S> struct PackedPanels {
   using panel_type = S;
   S const* data = nullptr;
-  offset_t depth = 0;
+  offset_t stride = 0;
   int width = 1;
 
-  PackedPanels from(offset_t panel) const { return {data + panel * depth * width, depth, width}; }
+  PackedPanels from(offset_t panel) const { return {data + panel * stride, stride, width}; }
   template <class C> S const* panel(offset_t panel, offset_t k, offset_t, C*) const {
-    return data + (panel * depth + k) * width;
+    return data + panel * stride + k * width;
   }
   std::uintptr_t address(offset_t panel, offset_t k) const {
-    return reinterpret_cast<std::uintptr_t>(data) + std::uintptr_t((panel * depth + k) * width * offset_t(sizeof(S)));
+    return reinterpret_cast<std::uintptr_t>(data) + std::uintptr_t((panel * stride + k * width) * offset_t(sizeof(S)));
   }
   offset_t list_lines(offset_t steps, offset_t* offsets, offset_t limit) const {
     offset_t const count = std::min(limit, divide_up(steps * width * offset_t(sizeof(S)), 64));
@@ -73,26 +74,47 @@ template <class Panels> struct PairedPanels {
   }
 };
 
-/// Elements of the packed form of one matrix.
+/// Panels of a matrix, and the elements of its packed form.
+inline offset_t panel_count(offset_t columns, int width) {
+  return divide_up(columns, width);
+}
 inline offset_t packed_size(offset_t columns, offset_t depth, int width) {
-  return divide_up(columns, width) * width * depth;
+  return panel_count(columns, width) * width * depth;
 }
 
-/// Packs panels [first, last) of a matrix into `to`, which is the packed form of the whole matrix. Exact: C holds every S.
-template <class S, class C>
-void pack_panels(UnpackedPanels<S, C> const& from, offset_t depth, offset_t first, offset_t last, S* to) {
-  C block[block_depth<C> * max_panel_columns<C> / 4]; // a quarter of a worker's panel
-  offset_t const most_steps = block_depth<C> / 4;
-  for (offset_t p = first; p < last; ++p)
-    for (offset_t k = 0; k < depth; k += most_steps) {
-      offset_t const steps = std::min(most_steps, depth - k);
-      C const* const packed = from.panel(p, k, steps, block);
-      S* const target = to + (p * depth + k) * from.width;
-      for (offset_t i = 0; i < steps; ++i)
-        for (int j = 0; j < from.width; ++j)
-          target[i * from.width + panel_place<S>(j, from.width)] = static_cast<S>(packed[i * from.width + j]);
+/// Packs one panel of a matrix, `columns` columns from `first` on, into `to` [depth, width]: a copy of the elements, zero
+/// where the matrix ends before the panel does.
+template <class S>
+void pack_panel(WeightRef<S const> const& from, offset_t group, offset_t first, offset_t columns, offset_t depth,
+                int width, S* to) {
+  constexpr offset_t block = 64; // steps: the lines of a block stay in the L1 cache
+  for (offset_t k = 0; k < depth; k += block) {
+    offset_t const end = std::min(depth, k + block);
+    for (int j = 0; j < width; ++j) {
+      S* target = to + k * width + panel_place<S>(j, width);
+      S const* source = from.data + group * from.group_stride + (first + j) * from.n_stride + k * from.k_stride;
+      if (j < columns)
+        for (offset_t i = k; i < end; ++i, target += width, source += from.k_stride) *target = *source;
+      else
+        for (offset_t i = k; i < end; ++i, target += width) *target = S(0.f);
     }
+  }
 }
+
+/// Packs the matrices of all groups: matrix g, panel p to `to` + g * group_stride + p * panel_stride. A task is a panel.
+template <class S> struct PackPanels {
+  WeightRef<S const> from;
+  offset_t columns, depth;
+  int width;
+  S* to;
+  offset_t group_stride, panel_stride;
+
+  void operator()(offset_t task) const {
+    offset_t const panels = panel_count(columns, width), group = task / panels, panel = task % panels;
+    pack_panel(from, group, panel * width, std::min<offset_t>(width, columns - panel * width), depth, width,
+               to + group * group_stride + panel * panel_stride);
+  }
+};
 
 } // namespace kokomo::inline v0::detail::host
 

@@ -107,7 +107,7 @@ template <class Left> struct RoundedRows {
 #if KOKOMO_HOST_X86
     if (set != InstructionSet::portable) whole = depth / activation_group * activation_group;
 #endif
-    for (offset_t i = 0; i < rows; ++i, to += block_depth<float>) {
+    for (offset_t i = 0; i < rows; ++i, to += left_pitch<float>) {
 #if KOKOMO_HOST_X86
       round_in_place(to, whole / activation_group);
 #endif
