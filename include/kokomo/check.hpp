@@ -55,14 +55,6 @@ struct ScoreOf<Gate> {
 };
 template <class Gate> using score_of_t = typename ScoreOf<Gate>::type;
 
-/// Experts that also weigh their rows and sum them up by token, where nobody needs the rows themselves.
-template <class Experts, class T, class Exec>
-concept CombinesRows = requires(Experts const& p, Exec const& exec, parameters_t<Experts, T, Exec> const& parameters,
-                                ExpertRows<T, Exec> const& in, CombinedRows<compute_t<T>> const& out, offset_t width,
-                                saved_t<Experts, T, Exec> const& saved, scratch_t<Experts, T, Exec> const& scratch) {
-  p.template forward_combined<T>(exec, parameters, in, out, width, saved, scratch);
-};
-
 /// A selector whose loads do not depend on what is added to all ranks of an expert.
 template <class Selector> constexpr bool balances_itself() {
   if constexpr (requires { Selector::balances_itself; })

@@ -5,6 +5,8 @@
 #include <kokomo/concepts.hpp>
 #include <kokomo/detail/operands.hpp>
 
+#include <string>
+
 namespace kokomo::inline v0 {
 
 /// The rows that experts work on: row r is an input of expert rows.group_of(r), read through `x`.
@@ -50,6 +52,28 @@ struct NestedCombinedBackwardScratch<Policy, T, Exec> {
 };
 template <class Policy, class T, class Exec>
 using combined_backward_scratch_t = typename NestedCombinedBackwardScratch<Policy, T, Exec>::type;
+
+/// Experts that also weigh their rows and sum them up by token, where nobody needs the rows themselves.
+template <class Experts, class T, class Exec>
+concept CombinesRows = requires(Experts const& p, Exec const& exec, parameters_t<Experts, T, Exec> const& parameters,
+                                ExpertRows<T, Exec> const& in, CombinedRows<compute_t<T>> const& out, offset_t width,
+                                saved_t<Experts, T, Exec> const& saved, scratch_t<Experts, T, Exec> const& scratch) {
+  p.template forward_combined<T>(exec, parameters, in, out, width, saved, scratch);
+};
+
+/// A selector whose loads do not depend on what is added to all ranks of an expert.
+template <class Selector> constexpr bool balances_itself() {
+  if constexpr (requires { Selector::balances_itself; })
+    return Selector::balances_itself;
+  else
+    return false;
+}
+
+/// Experts that say which kernels they run.
+template <class Experts, class T, class Exec>
+concept DescribesKernels = requires(Experts const& p) {
+  std::string(p.template describe<T, Exec>());
+};
 
 /// Experts whose backward also sums up the gradients of their rows by token.
 template <class Experts, class T, class Exec>

@@ -26,6 +26,7 @@
 #include <Kokkos_Profiling_ScopedRegion.hpp>
 
 #include <limits>
+#include <string>
 
 namespace kokomo::inline v0 {
 
@@ -209,6 +210,15 @@ public:
   /// The same Views without memory: names and extents for those who load, save or count.
   Parameters describe_parameters() const { return parameters(Allocator<Exec>{}); }
   State describe_state() const { return state(Allocator<Exec>{}); }
+
+  /// Which kernels the routed experts' forward runs, in words: packed panels or not, instruction set, tiles. The
+  /// instruction set is chosen when the program runs. Empty for experts that do not say.
+  std::string describe() const {
+    if constexpr (detail::DescribesKernels<Routed, T, Exec>)
+      return routed().template describe<T, Exec>();
+    else
+      return {};
+  }
 
   /// Bytes of workspace and tape for up to shape().tokens tokens; host arithmetic only.
   Plan plan(Exec const& exec) const {

@@ -3,6 +3,7 @@
 
 #include <kokomo/experts/activation.hpp>
 #include <kokomo/experts/feed_forward.hpp>
+#include <kokomo/experts/packed.hpp>
 #include <kokomo/experts/quantized.hpp>
 #include <kokomo/experts/row_norm.hpp>
 #include <kokomo/experts/with_identity.hpp>
@@ -71,6 +72,23 @@ TEST_CASE("with_identity") {
   REQUIRE(run.chosen() == Table<kokomo::index_t>{{2}, {3}});
   REQUIRE(close(run.output(), {{1, 0, 2, 0}, {0, 0, 0, 0}}));
   REQUIRE(run.parameters.experts.down.extent(0) == 2); // no weights for the other two
+  // [/snippet]
+}
+
+TEST_CASE("packed") {
+  // [snippet:packed]
+  using Host = Kokkos::DefaultHostExecutionSpace;
+  using Weights = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<1>>, kokomo::ConstantGate,
+                                kokomo::NoBalancer, kokomo::SwiGluExperts, float, Host>;
+  using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<1>>, kokomo::ConstantGate,
+                              kokomo::NoBalancer, kokomo::Packed<kokomo::SwiGluExperts>, float, Host>;
+  Example<Weights> from({.tokens = 2, .hidden = 6, .experts = 3}, {.experts = {.intermediate = 5}}); // as loaded
+  Example<Layer> run({.tokens = 2, .hidden = 6, .experts = 3}, {.experts = {.inner = {.intermediate = 5}}});
+  run.parameters.router = from.parameters.router; // shared, not copied
+  run.layer.policies().experts.pack<float>(run.exec, from.parameters.experts, run.parameters.experts);
+  from.forward();
+  run.forward();
+  REQUIRE(run.output() == from.output()); // the same bits
   // [/snippet]
 }
 

@@ -36,6 +36,28 @@ template <class C> KOKKOS_FUNCTION Rank<C> next_best(C const* values, index_t n,
   return best;
 }
 
+/// Calls take(j, index) for the k best of values[0, n), best first: one pass that keeps the best so far in order. Most
+/// candidates fail against the last of them, one comparison. More than `most_kept` are looked for one after the other.
+/// Requires k <= n.
+template <class C, class Take> KOKKOS_FUNCTION void for_each_best(C const* values, index_t n, int k, Take const& take) {
+  constexpr int most_kept = 16;
+  if (k > most_kept) {
+    auto pick = ahead_of_all<C>();
+    for (int j = 0; j < k; ++j) take(j, (pick = next_best(values, n, pick)).index);
+    return;
+  }
+  Rank<C> best[most_kept];
+  int kept = 0;
+  for (index_t i = 0; i < n; ++i) {
+    C const value = rankable(values[i]);
+    if (kept == k && !(value > best[k - 1].value)) continue; // among equals the earlier stays ahead
+    int at = kept < k ? kept++ : k - 1;
+    for (; at > 0 && value > best[at - 1].value; --at) best[at] = best[at - 1];
+    best[at] = {value, i};
+  }
+  for (int j = 0; j < k; ++j) take(j, best[j].index);
+}
+
 /// Writes what selection compares for one token: score (or logit) plus the balancer's bias; -infinity for an expert that
 /// the mask excludes.
 /// \tparam Rounding storage type that the published code compares in, or the compute type

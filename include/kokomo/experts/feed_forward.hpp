@@ -254,6 +254,13 @@ template <class ActivationT> struct FeedForwardExperts {
     project_back(up, d_up, gated ? Write::add : Write::overwrite);
   }
 
+  /// Which kernels run, in words.
+  template <class T, class Exec> std::string describe() const {
+    if constexpr (!detail::runs_on_host_v<Exec>) return "one thread an element";
+    return "panels packed at each call, rows summed by owners of columns; " +
+           detail::host::to_text(detail::host::microkernel<compute_t<T>>(detail::host::instruction_set()));
+  }
+
   /// Gate, up and down weights of all experts on inputs of `width`, whatever their storage.
   template <class T, class Exec>
   detail::Projection<T> gate_projection(Parameters<T, Exec> const& p, offset_t width) const {

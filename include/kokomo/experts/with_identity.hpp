@@ -29,6 +29,24 @@ template <class T, class Exec> struct CopyRows {
   }
 };
 
+/// The same rows, weighted and added to their tokens' sums. A worker owns columns of all of them, on a host.
+template <class T, class Exec> struct AddRows {
+  using C = compute_t<T>;
+  TailRows<T, Exec> tail;
+  RowSource<T, C> x;
+  CombinedRows<C> out;
+  int workers;
+
+  void operator()(int worker) const {
+    offset_t const first = tail.width * worker / workers, last = tail.width * (worker + 1) / workers;
+    for (offset_t row = tail.rows.end(tail.rows.groups - 1); row < *tail.all_end; ++row) {
+      C* const sum = out.data + offset_t(out.token_of_row[row]) * tail.width;
+      C const weight = out.weight_of_row != nullptr ? out.weight_of_row[row] : C(1);
+      for (offset_t h = first; h < last; ++h) sum[h] += weight * x(row, h);
+    }
+  }
+};
+
 template <class T, class Exec> struct CopyRowsBackward {
   using C = compute_t<T>;
   TailRows<T, Exec> tail;
@@ -85,6 +103,22 @@ template <class InnerT> struct WithIdentity {
     for_each_kind<T, Exec>(in, offset_t(out.extent(1)), [&](char const* label, auto const& tail, auto factor) {
       detail::for_each(exec, label, in.rows.rows, detail::CopyRows<T, Exec>{tail, in.x, out.data(), factor});
     });
+  }
+
+  /// The same, each row weighted and added to its token's sum, where the inner experts do so.
+  template <class T, class Exec>
+  requires(detail::CombinesRows<Inner, T, Exec>) void forward_combined(Exec const& exec,
+                                                                       Parameters<T, Exec> const& parameters,
+                                                                       ExpertRows<T, Exec> const& in,
+                                                                       detail::CombinedRows<compute_t<T>> const& out,
+                                                                       offset_t width, Saved<T, Exec> const& saved,
+                                                                       Scratch<T, Exec> const& scratch) const {
+    inner.template forward_combined<T>(exec, parameters, weighted(in), out, width, saved, scratch);
+    if (identity == 0) return;
+    auto const rows = weighted(in).rows;
+    detail::TailRows<T, Exec> const tail{rows, in.rows.offsets + rows.groups + identity, width};
+    detail::host::launch(exec, "kokomo::WithIdentity::add", in.workers.workers,
+                         detail::AddRows<T, Exec>{tail, in.x, out, in.workers.workers});
   }
 
   template <class T, class Exec>

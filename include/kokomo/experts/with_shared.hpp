@@ -132,6 +132,7 @@ struct WithShared {
   using Shared = SharedT;
   static constexpr bool gated_share = !std::is_same_v<Share, Ungated>;
   template <class T, class Exec> static constexpr bool combines = detail::CombinesRowGradients<Shared, T, Exec>;
+  template <class T, class Exec> static constexpr bool sums_rows = detail::CombinesRows<Shared, T, Exec>;
 
   Routed routed{};
   Shared shared{};
@@ -170,11 +171,11 @@ struct WithShared {
   };
   template <class T, class Exec> struct Scratch {
     scratch_t<Shared, T, Exec> experts;
-    Matrix<compute_t<T>, Exec> out; // [count * tokens, hidden]
+    Matrix<compute_t<T>, Exec> out; // [count * tokens, hidden], unless the experts sum them up themselves
 
     Scratch(detail::Arena& arena, WithShared const& policy, Sizes const& sizes)
-        : experts(arena, policy.shared, shared_sizes(sizes, policy.count)),
-          out(arena.matrix<compute_t<T>, Exec>(policy.count * sizes.tokens, sizes.hidden)) {}
+        : experts(detail::make<decltype(experts)>(arena, policy.shared, shared_sizes(sizes, policy.count))),
+          out(arena.matrix<compute_t<T>, Exec>(sums_rows<T, Exec> ? 0 : policy.count * sizes.tokens, sizes.hidden)) {}
   };
   template <class T, class Exec> struct BackwardScratch {
     detail::experts_backward_scratch_t<Shared, T, Exec> experts;
@@ -212,11 +213,17 @@ struct WithShared {
     if constexpr (std::is_same_v<Share, JointShare>)
       detail::for_each(exec, "kokomo::WithShared::share", count * tokens,
                        detail::ShareByRow<C, Exec>{joint, saved.share.data(), true});
-    shared.template forward<T>(exec, parameters.experts, rows<T>(x, saved, workers), scratch.out, saved.experts,
-                               scratch.experts);
-    detail::for_each(
-        exec, "kokomo::WithShared::sum", tokens * hidden,
-        detail::SumShared<C>{scratch.out.data(), share(saved), out.data(), tokens, hidden, count, Write::overwrite});
+    if constexpr (sums_rows<T, Exec>) {
+      detail::CombinedRows<C> const target{out.data(), tokens, saved.rows.token_of_row.data(), share(saved)};
+      shared.template forward_combined<T>(exec, parameters.experts, rows<T>(x, saved, workers), target, hidden,
+                                          saved.experts, scratch.experts);
+    } else {
+      shared.template forward<T>(exec, parameters.experts, rows<T>(x, saved, workers), scratch.out, saved.experts,
+                                 scratch.experts);
+      detail::for_each(
+          exec, "kokomo::WithShared::sum", tokens * hidden,
+          detail::SumShared<C>{scratch.out.data(), share(saved), out.data(), tokens, hidden, count, Write::overwrite});
+    }
   }
 
   /// \param[in] d_out [tokens, hidden] gradient of the shared part

@@ -56,11 +56,7 @@ template <class Score, class T, class Exec> struct SelectGroupLimited {
       if (last_allowed.before({of_group[g], g}))
         for (index_t e = g * width; e < (g + 1) * width; ++e) row[e] = outside_rank;
 
-    auto pick = ahead_of_all<C>();
-    for (int j = 0; j < k; ++j) {
-      pick = next_best(row, experts, pick);
-      a.choose(first + j, pick.index);
-    }
+    for_each_best(row, experts, k, [&](int j, index_t expert) { a.choose(first + j, expert); });
   }
 };
 

@@ -30,11 +30,8 @@ template <class T, class Exec> struct SelectGumbel {
     write_ranks<IdentityScore, C>(routing, token, row);
     if (samples)
       for (index_t e = 0; e < n; ++e) row[e] = rankable(row[e] + C(gumbel(seed, routing.step, token, e)));
-    auto pick = ahead_of_all<C>();
-    for (int j = 0; j < k; ++j) {
-      pick = next_best(row, n, pick);
-      a.choose(first + j, routing.selectable(pick.index) ? pick.index : none);
-    }
+    for_each_best(row, n, k,
+                  [&](int j, index_t expert) { a.choose(first + j, routing.selectable(expert) ? expert : none); });
   }
 };
 

@@ -50,11 +50,8 @@ template <class Score, class Rounding, int K, class T, class Exec> struct Select
     }
     auto* const row = &ranks(token, 0);
     write_ranks<Score, Rounding>(routing, token, row);
-    auto pick = ahead_of_all<compute_t<T>>();
-    for (int j = 0; j < k; ++j) {
-      pick = next_best(row, routing.sizes.experts, pick);
-      a.choose(first + j, routing.selectable(pick.index) ? pick.index : none);
-    }
+    for_each_best(row, routing.sizes.experts, k,
+                  [&](int j, index_t expert) { a.choose(first + j, routing.selectable(expert) ? expert : none); });
   }
 };
 

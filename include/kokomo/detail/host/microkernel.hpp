@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
 #include <utility>
 
 /// Whether this translation unit can hold code for instruction sets beyond its own flags. nvcc's front end cannot.
@@ -174,7 +175,7 @@ template <> struct Avx2Vector<double> {
 };
 
 template <class C> struct Avx512Vector;
-template <> struct Avx512Vector<float> {
+template <> struct Avx512Vector<float> { // g++ 12 warns inside of the forms without maskz
   using type = __m512;
   static constexpr int width = 16;
   KOKOMO_AVX512 static type zero() { return _mm512_setzero_ps(); }
@@ -187,12 +188,12 @@ template <> struct Avx512Vector<float> {
   }
   KOKOMO_AVX512 static void expand(bfloat16 const* p, type& first, type& second) {
     __m512i const pairs = _mm512_loadu_si512(p);
-    first = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+    first = _mm512_castsi512_ps(_mm512_maskz_slli_epi32(0xffff, pairs, 16));
     second = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(int(0xffff0000))));
   }
   KOKOMO_AVX512 static void expand(float16 const* p, type& first, type& second) {
     auto const* const halves = reinterpret_cast<__m256i const*>(p);
-    first = _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(halves)); // g++ 12 warns of the plain one
+    first = _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(halves));
     second = _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(halves + 1));
   }
 };
@@ -212,29 +213,44 @@ template <> struct Avx512Vector<double> {
 
 // A macro, since a target attribute cannot depend on a template parameter and g++ splits wide vectors before it
 // inlines.
-#define KOKOMO_DEFINE_TILE(NAME, VECTOR, TARGET)                                                                       \
+// `UNROLLED` steps at a time: whatever is no multiply-add, load or broadcast takes places in the pipeline that the next
+// multiply-adds could have, all the more where two hardware threads share them.
+#define KOKOMO_DEFINE_TILE(NAME, VECTOR, UNROLLED, TARGET)                                                             \
   template <class C, class S, int rows, int panels>                                                                    \
   TARGET void NAME(offset_t depth, C const* a, S const* b, S const* second, C* c, bool accumulate, Prefetch ahead) {   \
     using V = VECTOR<C>;                                                                                               \
+    constexpr int width = 2 * V::width;                                                                                \
     typename V::type sum[rows][2 * panels];                                                                            \
     KOKOMO_UNROLL for (int i = 0; i < rows; ++i) {                                                                     \
       C const* const line = c + i * block_columns<C>;                                                                  \
       KOKOMO_UNROLL for (int j = 0; j < 2 * panels; ++j) sum[i][j] =                                                   \
           accumulate ? V::load(line + j * V::width) : V::zero();                                                       \
     }                                                                                                                  \
-    for (offset_t k = 0; k < depth;) {                                                                                 \
-      ahead.advance();                                                                                                 \
-      for (offset_t const pause = depth - k < prefetch_steps ? depth : k + prefetch_steps; k < pause; ++k) {           \
+    offset_t k = 0;                                                                                                    \
+    for (; k + UNROLLED <= depth; k += UNROLLED) {                                                                     \
+      if (k % prefetch_steps == 0) ahead.advance();                                                                    \
+      KOKOMO_UNROLL for (int u = 0; u < UNROLLED; ++u) {                                                               \
         typename V::type column[2 * panels];                                                                           \
-        V::expand(b, column[0], column[1]);                                                                            \
-        if constexpr (panels == 2) V::expand(second, column[2], column[3]);                                            \
+        V::expand(b + u * width, column[0], column[1]);                                                                \
+        if constexpr (panels == 2) V::expand(second + u * width, column[2], column[3]);                                \
         KOKOMO_UNROLL for (int i = 0; i < rows; ++i) {                                                                 \
-          typename V::type const value = V::broadcast(a + i * left_pitch<C>);                                          \
+          typename V::type const value = V::broadcast(a + u + i * left_pitch<C>);                                      \
           KOKOMO_UNROLL for (int j = 0; j < 2 * panels; ++j) sum[i][j] = V::fma(value, column[j], sum[i][j]);          \
         }                                                                                                              \
-        ++a, b += 2 * V::width;                                                                                        \
-        if constexpr (panels == 2) second += 2 * V::width;                                                             \
       }                                                                                                                \
+      a += UNROLLED, b += UNROLLED * width;                                                                            \
+      if constexpr (panels == 2) second += UNROLLED * width;                                                           \
+    }                                                                                                                  \
+    for (; k < depth; ++k) {                                                                                           \
+      typename V::type column[2 * panels];                                                                             \
+      V::expand(b, column[0], column[1]);                                                                              \
+      if constexpr (panels == 2) V::expand(second, column[2], column[3]);                                              \
+      KOKOMO_UNROLL for (int i = 0; i < rows; ++i) {                                                                   \
+        typename V::type const value = V::broadcast(a + i * left_pitch<C>);                                            \
+        KOKOMO_UNROLL for (int j = 0; j < 2 * panels; ++j) sum[i][j] = V::fma(value, column[j], sum[i][j]);            \
+      }                                                                                                                \
+      ++a, b += width;                                                                                                 \
+      if constexpr (panels == 2) second += width;                                                                      \
     }                                                                                                                  \
     KOKOMO_UNROLL for (int i = 0; i < rows; ++i) {                                                                     \
       C* const line = c + i * block_columns<C>;                                                                        \
@@ -242,10 +258,10 @@ template <> struct Avx512Vector<double> {
     }                                                                                                                  \
   }
 
-KOKOMO_DEFINE_TILE(portable_tile, PortableVector, )
+KOKOMO_DEFINE_TILE(portable_tile, PortableVector, 1, )
 #if KOKOMO_HOST_X86
-KOKOMO_DEFINE_TILE(avx2_tile, Avx2Vector, KOKOMO_AVX2)
-KOKOMO_DEFINE_TILE(avx512_tile, Avx512Vector, KOKOMO_AVX512)
+KOKOMO_DEFINE_TILE(avx2_tile, Avx2Vector, 4, KOKOMO_AVX2)
+KOKOMO_DEFINE_TILE(avx512_tile, Avx512Vector, 2, KOKOMO_AVX512)
 #endif
 #undef KOKOMO_DEFINE_TILE
 
@@ -312,13 +328,22 @@ inline InstructionSet& instruction_set() {
   return chosen;
 }
 
-inline char const* to_text(InstructionSet set) {
+inline std::string to_text(InstructionSet set) {
   return set == InstructionSet::avx512 ? "AVX-512F" : set == InstructionSet::avx2 ? "AVX2+FMA" : "portable";
 }
 
 /// Columns of a panel of the instruction set's microkernel.
 template <class C> int panel_columns(InstructionSet set) {
   return microkernel<C>(set).columns;
+}
+
+/// In words: "AVX2+FMA, tiles of 6 x 16, up to 3 rows of 32".
+template <class C, class S> std::string to_text(Microkernel<C, S> const& kernel) {
+  std::string text = to_text(kernel.set);
+  text += ", tiles of " + std::to_string(kernel.rows) + " x " + std::to_string(kernel.columns);
+  if (kernel.wide_rows > 0)
+    text += ", up to " + std::to_string(kernel.wide_rows) + " rows of " + std::to_string(2 * kernel.columns);
+  return text;
 }
 
 /// The widest instruction set up to the one in use whose panels have so many columns; none: false.

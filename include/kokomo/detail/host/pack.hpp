@@ -24,12 +24,17 @@ template <class S, class C> struct Operand {
   S const* line(offset_t l) const { return data + (index != nullptr ? offset_t(index[l]) : l) * stride; }
   C factor(offset_t l) const { return scale != nullptr ? scale[l] : C(1); }
 
-  /// to[i * left_pitch + k], what a microkernel's left operand is.
-  void pack_rows(offset_t row, offset_t rows, offset_t k, offset_t depth, C* to) const {
-    if (along_depth)
-      transpose_lines(k, depth, row, rows, to, left_pitch<C>);
-    else
-      copy_lines(row, rows, k, depth, to, left_pitch<C>);
+  /// to[i * pitch + k], what a microkernel's left operand is. Rows that are gathered are no stream that a processor
+  /// foresees, so the next steps of each row are prefetched.
+  void pack_rows(offset_t row, offset_t rows, offset_t k, offset_t depth, C* to, offset_t pitch = left_pitch<C>) const {
+    if (along_depth) return transpose_lines(k, depth, row, rows, to, pitch);
+    copy_lines(row, rows, k, depth, to, pitch);
+    if (step != 1) return;
+    for (offset_t i = 0; i < rows; ++i) {
+      auto const next = reinterpret_cast<std::uintptr_t>(line(row + i)) + std::uintptr_t(k + depth) * sizeof(S);
+      for (offset_t byte = 0; byte < depth * offset_t(sizeof(S)); byte += 64)
+        __builtin_prefetch(reinterpret_cast<void const*>(next + std::uintptr_t(byte)), 0, 2);
+    }
   }
   /// to[k * panel + j], what its right operand is. Columns of the panel that the matrix does not have become zero.
   void pack_panel(offset_t column, offset_t columns, offset_t k, offset_t depth, C* to, offset_t panel) const {

@@ -16,7 +16,8 @@ struct Range {
 /// The memory of one worker, on cache lines: a block of the left operand, two panels of the right one, the
 /// accumulators.
 template <class C> struct Blocks {
-  static constexpr offset_t left_size = 2 * block_rows * left_pitch<C>;
+  static constexpr offset_t left_size =
+      208 * 1024 / sizeof(C); ///< block_rows * left_pitch, and more where rows are few
   static constexpr offset_t panel_size = 2 * block_depth<C> * max_panel_columns<C>;
   static constexpr offset_t sums_size = block_rows * block_columns<C>;
   static constexpr offset_t bytes = offset_t(sizeof(C)) * (left_size + panel_size + sums_size) + 64;

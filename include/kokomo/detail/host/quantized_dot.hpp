@@ -51,7 +51,7 @@ DotOperand pack_dot_operand(Left const& left, Range rows, offset_t depth, float*
   float* block = memory;
   for (offset_t k = 0; k < depth; k += block_depth<float>, block += height * block_depth<float>) {
     offset_t const steps = std::min(block_depth<float>, depth - k);
-    left.pack_rows(rows.first, height, k, steps, block);
+    left.pack_rows(rows.first, height, k, steps, block, block_depth<float>);
     for (offset_t i = 0; i < height; ++i) {
       float* const row = block + i * block_depth<float>;
       std::fill_n(row + steps, divide_up(steps, decoded_columns) * decoded_columns - steps, 0.f);

@@ -71,7 +71,7 @@ IntegerOperand pack_integer_operand(Left const& left, Range rows, offset_t depth
   auto* const codes = reinterpret_cast<std::int8_t*>(sums + height * blocks);
   for (offset_t k = 0; k < depth; k += block_depth<float>) {
     offset_t const columns = std::min(block_depth<float>, depth - k);
-    left.pack_rows(rows.first, height, k, columns, scratch);
+    left.pack_rows(rows.first, height, k, columns, scratch, block_depth<float>);
     for (offset_t i = 0; i < height; ++i) {
       float* const row = scratch + i * block_depth<float>;
       std::fill_n(row + columns, DotOperand::blocks(columns) * decoded_columns - columns, 0.f);
