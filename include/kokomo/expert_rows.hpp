@@ -61,14 +61,6 @@ concept CombinesRows = requires(Experts const& p, Exec const& exec, parameters_t
   p.template forward_combined<T>(exec, parameters, in, out, width, saved, scratch);
 };
 
-/// A selector whose loads do not depend on what is added to all ranks of an expert.
-template <class Selector> constexpr bool balances_itself() {
-  if constexpr (requires { Selector::balances_itself; })
-    return Selector::balances_itself;
-  else
-    return false;
-}
-
 /// Experts that say which kernels they run.
 template <class Experts, class T, class Exec>
 concept DescribesKernels = requires(Experts const& p) {
