@@ -85,6 +85,7 @@ TEST_CASE("packed") {
   Example<Weights> from({.tokens = 2, .hidden = 6, .experts = 3}, {.experts = {.intermediate = 5}}); // as loaded
   Example<Layer> run({.tokens = 2, .hidden = 6, .experts = 3}, {.experts = {.inner = {.intermediate = 5}}});
   run.parameters.router = from.parameters.router; // shared, not copied
+  Kokkos::deep_copy(run.x, from.x);
   run.layer.policies().experts.pack<float>(run.exec, from.parameters.experts, run.parameters.experts);
   from.forward();
   run.forward();
