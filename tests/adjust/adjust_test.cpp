@@ -201,4 +201,53 @@ TEST_CASE("two classes with opposite best experts: a memory by class reaches bot
   CHECK(right(1) < 0.75);
 }
 
+template <class Policy> int refused(Policy const& policy) {
+  Sizes sizes;
+  sizes.experts = 6;
+  try {
+    policy.check(sizes);
+  } catch (Error const& error) {
+    return error.id();
+  }
+  return 0;
+}
+
+TEST_CASE("settings that make no sense are refused") {
+  REQUIRE(refused(ExpertMaskSchedule{.layers = 3, .own = 2, .begin = 4, .end = 4}) == 0);
+  REQUIRE(refused(ExpertMaskSchedule{.layers = 4}) == 103);
+  REQUIRE(refused(ExpertMaskSchedule{.layers = 0}) == 103);
+  REQUIRE(refused(ExpertMaskSchedule{.layers = 3, .own = 3}) == 103);
+  REQUIRE(refused(ExpertMaskSchedule{.begin = 2, .end = 1}) == 106);
+  REQUIRE(refused(Pheromone{}) == 0);
+  REQUIRE(refused(Pheromone{.classes = 0}) == 101);
+  REQUIRE(refused(Pheromone{.evaporation = 1.5f}) == 106);
+  REQUIRE(refused(Pheromone{.quality = -1}) == 106);
+  REQUIRE(refused(Pheromone{.epsilon = 0}) == 106);
+  REQUIRE(refused(Pheromone{.floor = 0}) == 106);
+  REQUIRE(refused(LogitJitter{.epsilon = 1}) == 106);
+  REQUIRE(refused(LogitJitter{.epsilon = NAN}) == 106);
+
+  Pheromone const pheromone{.classes = 2};
+  Sizes sizes;
+  sizes.tokens = 3;
+  inputs_t<Pheromone, double, Exec> inputs;
+  auto const id = [&] {
+    try {
+      pheromone.check_inputs<double, Exec>(inputs, sizes);
+    } catch (Error const& error) {
+      return error.id();
+    }
+    return 0;
+  };
+  REQUIRE(id() == 203);
+  OwnedVector<index_t, Exec> const ids("ids", 3);
+  OwnedMatrix<double, Exec> const weights("weights", 3, 1);
+  inputs.class_id = ids;
+  REQUIRE(id() == 0);
+  inputs.class_weight = weights;
+  REQUIRE(id() == 203); // one of both
+  inputs.class_id = {};
+  REQUIRE(id() == 201); // [3, 2] is expected
+}
+
 } // namespace
