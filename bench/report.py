@@ -77,7 +77,7 @@ class Report:
                      f"{significant(row['ms'])} ({significant(row['ms_low'])} – {significant(row['ms_high'])})", bound,
                      f"{(row['workspace_bytes'] + row['tape_bytes']) / 2**20:.1f}"]
             if peers:
-                best = min(others.values(), key=lambda r: r["ratio"], default=None)
+                best = min(others.values(), key=lambda r: r["ms"], default=None)
                 cells.append(f"**{best['ratio']:.2f}**" if best else "")
                 cells += [significant(others[p]["ms"]) if p in others else "" for p in peers]
             lines.append(cells)
