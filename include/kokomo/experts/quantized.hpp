@@ -209,15 +209,12 @@ private:
     auto const up = up_part(parameters), down = down_part(parameters);
     auto gate = up;
     if constexpr (gated) gate = gate_part(parameters);
-    detail::host::launch(exec, "kokomo::QuantizedExperts::hidden", in.workers.workers,
-                         detail::host::HiddenLayer<T, Activation, Weights, Kernel>{
-                             in.rows, in.x, width, intermediate, weights(gate, intermediate, width),
-                             weights(up, intermediate, width), gate.constant_bias(), up.constant_bias(), nullptr,
-                             scratch.hidden.data(), activation, in.workers, &kernel});
-    detail::host::launch(exec, "kokomo::QuantizedExperts::combine_down", in.workers.workers,
-                         detail::host::CombineDown<T, Weights, Kernel>{in.rows, scratch.hidden.data(), intermediate,
-                                                                       width, weights(down, width, intermediate),
-                                                                       down.constant_bias(), out, in.workers, &kernel});
+    detail::host::feed_forward<T>(exec, kernel, in.rows, in.x, width, intermediate,
+                                  detail::host::FeedForwardWeights<T, Weights>{
+                                      weights(gate, intermediate, width), weights(up, intermediate, width),
+                                      weights(down, width, intermediate), gate.constant_bias(), up.constant_bias(),
+                                      down.constant_bias()},
+                                  activation, static_cast<T*>(nullptr), scratch.hidden.data(), out, in.workers);
   }
 
   template <class T, class Exec>

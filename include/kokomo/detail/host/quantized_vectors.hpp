@@ -15,9 +15,6 @@ namespace kokomo::inline v0::detail::host {
 inline constexpr offset_t decoded_columns = 32;
 
 #if KOKOMO_HOST_X86
-#if !defined(KOKOMO_AVX2)
-#define KOKOMO_AVX2 __attribute__((target("avx2,fma,f16c")))
-#endif
 #define KOKOMO_AVX2_INLINE KOKOMO_AVX2 inline __attribute__((always_inline))
 
 /// `prepare` loads tables; then `decode` gives 32 columns as four vectors, `factor` times too small. `column(i)` says which
