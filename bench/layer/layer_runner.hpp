@@ -33,7 +33,7 @@ public:
     fill_uniform(m_parameters.experts.down, 3, 1 / std::sqrt(double(shape.intermediate)));
   }
 
-  char const* kernel() const override { return kokomo::detail::host::describe_microkernel<kokomo::compute_t<T>>(); }
+  std::string kernel() const override { return make_layer(1).describe(); }
 
   Measurement measure(Request const& request) override {
     Layer const layer = make_layer(request.tokens);

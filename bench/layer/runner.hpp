@@ -40,7 +40,7 @@ class Runner {
 public:
   virtual ~Runner() = default;
   virtual Measurement measure(Request const& request) = 0;
-  virtual char const* kernel() const = 0; ///< the microkernel in use
+  virtual std::string kernel() const = 0; ///< what computes the experts, as Layer::describe says
 };
 
 std::unique_ptr<Runner> make_float32_runner(Dimensions const& shape);
