@@ -66,7 +66,7 @@ private:
   /// to[l * pitch + x] = element from + x of line first + l
   void copy_lines(offset_t first, offset_t lines, offset_t from, offset_t length, C* to, offset_t pitch) const {
     offset_t const whole = step == 1 ? length - length % 4 : 0;
-    bool const octets = has_octets<C>() && step == 1;
+    [[maybe_unused]] bool const octets = has_octets<C>() && step == 1;
     for (offset_t l = 0; l < lines; ++l, to += pitch) {
       S const* const source = line(first + l) + from * step;
       C const f = factor(first + l);
