@@ -6,6 +6,9 @@
 #include <kokomo/balancer/membership_loss.hpp>
 #include <kokomo/capacity/capacity.hpp>
 #include <kokomo/router/expert_choice.hpp>
+#include <kokomo/router/top_p.hpp>
+
+#include <support/scale_experts.hpp>
 
 using namespace kokomo;
 
@@ -20,6 +23,12 @@ TEST_CASE("discipline: experts that choose by a transport plan, a membership los
   policies.adjust.detach = false;
   policies.experts.intermediate = 8;
   discipline::check<Composition>(policies);
+}
+
+TEST_CASE("discipline: a varying number of experts a token") {
+  using Composition =
+      Layer<Router<LinearScorer, TopP>, SoftmaxGate, NoBalancer, kokomo::test::ScaleExperts, float, Host>;
+  discipline::check<Composition>({});
 }
 
 TEST_CASE("discipline: duals solved on the batch, no token left behind") {

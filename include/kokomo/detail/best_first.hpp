@@ -2,7 +2,7 @@
 #ifndef KOKOMO_DETAIL_BEST_FIRST_HPP
 #define KOKOMO_DETAIL_BEST_FIRST_HPP
 
-#include <kokomo/assignment.hpp>
+#include <kokomo/detail/entries.hpp>
 #include <kokomo/detail/ranking.hpp>
 #include <kokomo/error.hpp>
 
@@ -50,27 +50,25 @@ template <class T, class Exec> struct VaryingScratch {
   Matrix<compute_t<T>, Exec> ranks; ///< [tokens, experts] what is compared
   Matrix<index_t, Exec> order;      ///< [tokens, experts] of BestFirst
   Vector<index_t, Exec> counts;     ///< [tokens] how many of them the token takes
+  Vector<offset_t, Exec> blocks;    ///< of enter_in_token_order
 
   template <class Selector>
   VaryingScratch(Arena& arena, Selector const&, Sizes const& sizes)
       : ranks(arena.matrix<compute_t<T>, Exec>(sizes.tokens, sizes.experts)),
         order(arena.matrix<index_t, Exec>(sizes.tokens, sizes.experts)),
-        counts(arena.vector<index_t, Exec>(sizes.tokens)) {}
+        counts(arena.vector<index_t, Exec>(sizes.tokens)),
+        blocks(arena.vector<offset_t, Exec>(grouping_blocks(sizes.tokens))) {}
 };
 
-template <class T, class Exec> struct EnterVarying {
+template <class T, class Exec> struct BestFirstEntries {
   Assignment<T, Exec> a;
   Matrix<index_t, Exec> order;
   Vector<index_t, Exec> counts;
 
-  /// One step of a scan over tokens: `entries` is where the token's entries begin.
-  KOKKOS_FUNCTION void operator()(offset_t token, offset_t& entries, bool final) const {
-    if (final) a.token_offsets[token] = entries;
-    if (token == a.tokens) return;
-    index_t const count = counts[token];
-    if (final)
-      for (index_t j = 0; j < count; ++j) a.choose(entries + j, order(token, a.experts - 1 - j));
-    entries += count;
+  KOKKOS_FUNCTION offset_t count(offset_t token) const { return counts[token]; }
+  KOKKOS_FUNCTION offset_t enter(offset_t token, offset_t entry) const {
+    for (index_t j = 0; j < counts[token]; ++j) a.choose(entry++, order(token, a.experts - 1 - j));
+    return entry;
   }
 };
 
@@ -78,8 +76,7 @@ template <class T, class Exec> struct EnterVarying {
 template <class T, class Exec>
 void enter_varying(Exec const& exec, char const* label, Assignment<T, Exec> const& a,
                    VaryingScratch<T, Exec> const& scratch) {
-  Kokkos::parallel_scan(label, Kokkos::RangePolicy<Exec, Kokkos::IndexType<offset_t>>(exec, 0, a.tokens + 1),
-                        EnterVarying<T, Exec>{a, scratch.order, scratch.counts});
+  enter_in_token_order(exec, label, BestFirstEntries<T, Exec>{a, scratch.order, scratch.counts}, a, scratch.blocks);
 }
 
 /// A setting `at_most` that bounds experts a token, 0: all of them.

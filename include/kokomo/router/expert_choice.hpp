@@ -4,7 +4,7 @@
 
 #include <kokomo/assignment.hpp>
 #include <kokomo/concepts.hpp>
-#include <kokomo/detail/grouping.hpp>
+#include <kokomo/detail/entries.hpp>
 #include <kokomo/detail/kth_largest.hpp>
 #include <kokomo/detail/launch.hpp>
 #include <kokomo/detail/ranking.hpp>
@@ -89,56 +89,26 @@ template <class C, class Exec> struct TakesAbove {
   KOKKOS_FUNCTION bool operator()(offset_t token, index_t e) const { return scores(e, token) > threshold; }
 };
 
-// Entries in token order, in three steps over blocks of tokens: a parallel_scan would allocate.
-
-template <class Takes, class T, class Exec> struct CountTaken {
+template <class Takes, class T, class Exec> struct TakenEntries {
   Takes takes;
   Assignment<T, Exec> a;
-  Vector<offset_t, Exec> counts; // [blocks]
 
-  KOKKOS_FUNCTION void operator()(offset_t block) const {
-    offset_t count = 0;
-    for (offset_t t = block * grouping_block; t < Kokkos::min(a.tokens, (block + 1) * grouping_block); ++t)
-      for (index_t e = 0; e < a.experts; ++e) count += takes(t, e) ? 1 : 0;
-    counts[block] = count;
+  KOKKOS_FUNCTION offset_t count(offset_t token) const {
+    offset_t taken = 0;
+    for (index_t e = 0; e < a.experts; ++e) taken += takes(token, e) ? 1 : 0;
+    return taken;
   }
-};
-template <class T, class Exec> struct ScanTaken {
-  Assignment<T, Exec> a;
-  Vector<offset_t, Exec> counts;
-
-  KOKKOS_FUNCTION void operator()(offset_t) const {
-    offset_t sum = 0;
-    for (std::size_t block = 0; block < counts.extent(0); ++block) {
-      offset_t const count = counts[block];
-      counts[block] = sum;
-      sum += count;
-    }
-    a.token_offsets[a.tokens] = sum;
-  }
-};
-template <class Takes, class T, class Exec> struct EnterTaken {
-  Takes takes;
-  Assignment<T, Exec> a;
-  Vector<offset_t, Exec> counts;
-
-  KOKKOS_FUNCTION void operator()(offset_t block) const {
-    offset_t entry = counts[block];
-    for (offset_t t = block * grouping_block; t < Kokkos::min(a.tokens, (block + 1) * grouping_block); ++t) {
-      a.token_offsets[t] = entry;
-      for (index_t e = 0; e < a.experts; ++e)
-        if (takes(t, e)) a.choose(entry++, e);
-    }
+  KOKKOS_FUNCTION offset_t enter(offset_t token, offset_t entry) const {
+    for (index_t e = 0; e < a.experts; ++e)
+      if (takes(token, e)) a.choose(entry++, e);
+    return entry;
   }
 };
 
 template <class Exec, class Takes, class T>
 void enter_taken(Exec const& exec, Takes const& takes, Assignment<T, Exec> const& a,
                  Vector<offset_t, Exec> const& counts) {
-  auto const blocks = static_cast<offset_t>(counts.extent(0));
-  for_each(exec, "kokomo::ExpertChoice::count", blocks, CountTaken<Takes, T, Exec>{takes, a, counts});
-  for_each(exec, "kokomo::ExpertChoice::scan", 1, ScanTaken<T, Exec>{a, counts});
-  for_each(exec, "kokomo::ExpertChoice::enter", blocks, EnterTaken<Takes, T, Exec>{takes, a, counts});
+  enter_in_token_order(exec, "kokomo::ExpertChoice::enter", TakenEntries<Takes, T, Exec>{takes, a}, a, counts);
 }
 
 } // namespace detail
