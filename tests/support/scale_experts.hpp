@@ -77,7 +77,7 @@ struct ScaleExperts {
   template <class T, class Exec>
   void forward(Exec const& exec, Parameters<T, Exec> const& parameters, ExpertRows<T, Exec> const& in,
                Matrix<compute_t<T>, Exec> const& out, Nothing const&, Nothing const&) const {
-    detail::for_each(exec, "ScaleExperts::forward", in.rows.rows,
+    detail::for_each(exec, "kokomo::test::ScaleExperts::forward", in.rows.rows,
                      Forward<T, Exec>{in, parameters.scale.data(), out.data(), offset_t(out.extent(1))});
   }
 
@@ -86,9 +86,9 @@ struct ScaleExperts {
                 ExpertRowGradients<T, Exec> const& d, Parameters<T, Exec> const& grads, Write write, Nothing const&,
                 Nothing const&) const {
     auto const width = offset_t(d.dx.extent(1));
-    detail::for_each(exec, "ScaleExperts::backward", in.rows.rows,
+    detail::for_each(exec, "kokomo::test::ScaleExperts::backward", in.rows.rows,
                      Backward<T, Exec>{in, d, parameters.scale.data(), width});
-    detail::for_each(exec, "ScaleExperts::gradient", offset_t(grads.scale.size()),
+    detail::for_each(exec, "kokomo::test::ScaleExperts::gradient", offset_t(grads.scale.size()),
                      ScaleGradient<T, Exec>{in, d, grads.scale.data(), width, write});
   }
 };
