@@ -46,7 +46,7 @@ template <class C, class Take> KOKKOS_FUNCTION void for_each_best(C const* value
     for (int j = 0; j < k; ++j) take(j, (pick = next_best(values, n, pick)).index);
     return;
   }
-  Rank<C> best[most_kept];
+  Rank<C> best[most_kept] = {}; // what is read has been set, but g++ does not see it where k is a constant
   int kept = 0;
   for (index_t i = 0; i < n; ++i) {
     C const value = rankable(values[i]);

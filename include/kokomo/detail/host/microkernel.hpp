@@ -135,10 +135,9 @@ template <class C> struct PortableVector {
     first = load(p), second = load(p + width);
   }
   template <class S> static void expand(S const* p, type& first, type& second) {
-    for (int i = 0; i < width; ++i) {
-      first[i] = static_cast<C>(p[panel_place<S>(i, 2 * width)]);
-      second[i] = static_cast<C>(p[panel_place<S>(i + width, 2 * width)]);
-    }
+    C columns[2 * width];
+    for (int j = 0; j < 2 * width; ++j) columns[j] = static_cast<C>(p[panel_place<S>(j, 2 * width)]);
+    expand(columns, first, second);
   }
 };
 
