@@ -103,23 +103,32 @@ TEST_CASE("two-choice hash: its own two candidates, the lighter one, far more ev
   CHECK(most_single > 170); // one choice: about two standard deviations, 12.5 each, above
 }
 
-TEST_CASE("two-choice hash: as many experts as tokens, three or four in the fullest") {
-  int const n = 10000;
+TEST_CASE("two-choice hash: as many experts as tokens, few in the fullest") {
+  int const n = 1000;
   OwnedVector<offset_t, Exec> ids("ids", n);
   std::vector<offset_t> host(n);
   std::iota(host.begin(), host.end(), offset_t(0));
   to_device(host, ids);
-  Sizes sizes;
-  sizes.tokens = n, sizes.experts = n;
-  std::vector<int> loads(n), single(n);
-  for (int t = 0; t < n; ++t) {
-    auto const first = std::size_t(detail::hashed_expert(7, 0, t, n)),
-               second = std::size_t(detail::hashed_expert(7, 1, t, n));
-    ++loads[loads[second] < loads[first] ? second : first], ++single[first];
-  }
-  int const two = *std::max_element(loads.begin(), loads.end()), one = *std::max_element(single.begin(), single.end());
-  CHECK((two == 3 || two == 4)); // of 10000 balls in as many bins: 3 to 4 with two choices, 6 to 8 with one
-  CHECK((one >= 6 && one <= 8));
+  RoutingFixture<float> f(Rows(n, Row(n)));
+  f.select<IdentityScore>(TwoChoiceHash{.seed = 7}, Nothing{}, {.token_ids = ids});
+  auto const loads = f.loads();
+  std::vector<offset_t> single(n);
+  for (int t = 0; t < n; ++t) ++single[std::size_t(detail::hashed_expert(7, 0, t, n))];
+  // Of 1000 balls in as many bins the fullest has 2 to 4 with two choices and 5 to 7 with one (log log n, log n / log log n).
+  auto const two = *std::max_element(loads.begin(), loads.end()), one = *std::max_element(single.begin(), single.end());
+  CHECK((two >= 2 && two <= 4));
+  CHECK((one >= 5 && one <= 8));
+}
+
+TEST_CASE("two-choice hash: an expert that a mask excludes is nobody's second choice") {
+  OwnedVector<offset_t, Exec> ids("ids", 40);
+  std::vector<offset_t> host(40);
+  std::iota(host.begin(), host.end(), offset_t(0));
+  to_device(host, ids);
+  RoutingFixture<> f(Rows(40, Row(2)));
+  f.set_expert_mask({0, 1});
+  f.select<IdentityScore>(TwoChoiceHash{}, Nothing{}, {.token_ids = ids});
+  REQUIRE(f.loads() == std::vector<offset_t>{0, 40});
 }
 
 TEST_CASE("two-choice hash: masks, one expert, no tokens") {

@@ -16,9 +16,8 @@ namespace detail {
 template <class Exec> struct MergeMask {
   Vector<index_t const, Exec> part;
   Vector<index_t, Exec> mask;
-  bool first;
 
-  KOKKOS_FUNCTION void operator()(offset_t e) const { mask[e] = part[e] != 0 && (first || mask[e] != 0) ? 1 : 0; }
+  KOKKOS_FUNCTION void operator()(offset_t e) const { mask[e] = part[e] != 0 && mask[e] != 0 ? 1 : 0; }
 };
 
 } // namespace detail
@@ -88,17 +87,17 @@ template <class... Parts> struct Adjustments {
   void adjust(Exec const& exec, Parameters<T, Exec> const& parameters, Routing<T, Exec> const& routing,
               State<T, Exec> const& state, Inputs<T, Exec> const& inputs, Matrix<compute_t<T>, Exec> const& logits,
               Saved<T, Exec> const& saved) const {
-    bool first = true;
+    // A part may ask which experts the parts before it left: all of them, at first.
+    if constexpr (masks<T, Exec>())
+      detail::fill(exec, "kokomo::Adjustments::reset", saved.mask.data(), routing.sizes.experts, 1);
     for_each_part([&]<std::size_t I>(auto const& p) {
       using Part = std::remove_cvref_t<decltype(p)>;
       auto const& s = std::get<I>(state.parts);
       auto const& kept = std::get<I>(saved.parts);
       p.template adjust<T>(exec, std::get<I>(parameters.parts), routing, s, std::get<I>(inputs.parts), logits, kept);
-      if constexpr (detail::MasksExperts<Part, T, Exec>) {
+      if constexpr (detail::MasksExperts<Part, T, Exec>)
         detail::for_each(exec, "kokomo::Adjustments::mask", routing.sizes.experts,
-                         detail::MergeMask<Exec>{p.template expert_mask<T, Exec>(s, kept), saved.mask, first});
-        first = false;
-      }
+                         detail::MergeMask<Exec>{p.template expert_mask<T, Exec>(s, kept), saved.mask});
     });
   }
 

@@ -59,7 +59,9 @@ template <class... Parts> struct Balancers {
     std::apply([&](auto const&... p) { (detail::check_settings(p, sizes), ...); }, parts);
   }
 
-  template <class T, class Exec> Vector<compute_t<T> const, Exec> bias(State<T, Exec> const& state) const {
+  template <class T, class Exec>
+  requires((detail::HasBias<Parts> || ...)) Vector < compute_t<T>
+  const, Exec > bias(State<T, Exec> const& state) const {
     Vector<compute_t<T> const, Exec> found;
     for_each_part([&]<std::size_t I>(auto const& p) {
       if constexpr (detail::HasBias<std::remove_cvref_t<decltype(p)>>)

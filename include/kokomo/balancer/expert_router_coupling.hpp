@@ -261,7 +261,12 @@ private:
   detail::CouplingData<T, Exec> data(Parameters const& parameters, Saved<T, Exec> const& s) const {
     auto const width = offset_t(parameters.router.weight.extent(1));
     auto const ref = gate(parameters.experts, width);
-    return {parameters.router.weight,
+    detail::require(offset_t(stored(parameters.experts).extent(up_order == WeightOrder::out_in ? 2 : 1)) == width, 107,
+                    "ExpertRouterCoupling: the router's rows have width ", width,
+                    ", expected that of the experts' inputs");
+    // The router may have columns for experts without weights and for shared ones behind these.
+    Matrix<compute_t<T> const, Exec> const rows(parameters.router.weight.data(), s.norm.extent(0), std::size_t(width));
+    return {rows,
             {ref.data, ref.group_stride, ref.n_stride, ref.k_stride},
             units(parameters.experts, width),
             s.proxy,

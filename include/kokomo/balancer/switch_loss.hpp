@@ -121,6 +121,9 @@ template <class Picks = OwnTopK, class Mass = SoftmaxMass, class Reduce = LocalC
                     " experts");
     detail::require(groups.picks >= 0 && groups.zero_picks >= 0, 106, "SwitchLoss groups.picks = ", groups.picks,
                     ", groups.zero_picks = ", groups.zero_picks, ", expected >= 0");
+    detail::require(groups.count == 0 || groups.zero_picks > 0 || weighted(sizes) == sizes.experts, 103,
+                    "SwitchLoss groups.count = ", groups.count,
+                    ", expected zero_picks > 0 beside it: this layer has experts without weights");
     detail::require(groups.zero_picks == 0 || weighted(sizes) < sizes.experts, 106,
                     "SwitchLoss groups.zero_picks = ", groups.zero_picks,
                     ", expected 0: all experts of this layer have weights");

@@ -182,6 +182,8 @@ struct Capacity {
   template <class T, class Exec> struct Inputs {
     /// [tokens, experts] replaces the random numbers of CapacityOrder::random
     MatrixArgument<compute_t<T> const, Exec> priority{};
+
+    template <class F> void for_each(F&& f) const { f(Name{"", "priority"}, priority); }
   };
   template <class T, class Exec> struct Scratch {
     Vector<compute_t<T>, Exec> score;

@@ -38,7 +38,8 @@ template <class C, class Exec> struct AuctionMemory {
         extra(arena.vector<index_t, Exec>(experts)), waiting(arena.vector<index_t, Exec>(tokens)) {}
 };
 
-/// Finite scores and their range. What is not finite becomes the token's least finite score, +infinity its largest.
+/// Finite scores and their range, over the experts that no mask excludes. What is not finite becomes the token's least
+/// finite score, +infinity its largest.
 template <class T, class Exec> struct PrepareAuction {
   using C = compute_t<T>;
   Routing<T, Exec> routing;
@@ -48,10 +49,10 @@ template <class T, class Exec> struct PrepareAuction {
     C const* const z = routing.row(token);
     C low = Kokkos::Experimental::infinity_v<C>, high = -low;
     for (index_t e = 0; e < routing.sizes.experts; ++e)
-      if (Kokkos::isfinite(z[e])) low = Kokkos::min(low, z[e]), high = Kokkos::max(high, z[e]);
+      if (routing.selectable(e) && Kokkos::isfinite(z[e])) low = Kokkos::min(low, z[e]), high = Kokkos::max(high, z[e]);
     if (!(low <= high)) low = high = 0;
     for (index_t e = 0; e < routing.sizes.experts; ++e)
-      m.scores(token, e) = Kokkos::isfinite(z[e]) ? z[e] : z[e] > C(0) ? high : low;
+      m.scores(token, e) = !routing.selectable(e) ? low : Kokkos::isfinite(z[e]) ? z[e] : z[e] > C(0) ? high : low;
     m.range(token, 0) = low;
     m.range(token, 1) = high;
     m.expert[token] = none;

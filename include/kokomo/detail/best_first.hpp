@@ -31,7 +31,7 @@ private:
     return Rank<C>{m_values[a], a}.before(Rank<C>{m_values[b], b});
   }
   KOKKOS_FUNCTION void sink(index_t at) const {
-    for (index_t child = 2 * at + 1; child < m_left; at = child, child = 2 * at + 1) {
+    for (offset_t child = 2 * at + 1; child < m_left; at = child, child = 2 * at + 1) {
       if (child + 1 < m_left && before(m_order[child + 1], m_order[child])) ++child;
       if (!before(m_order[child], m_order[at])) return;
       index_t const lower = m_order[at];

@@ -60,6 +60,7 @@ detail::MemoryRanges KOKOMO_LAYER::memory_of(Parameters const& parameters, State
   ranges.add("x", inputs.x).add("inputs.router_input", inputs.router_input).add("inputs.token_mask", inputs.token_mask);
   ranges.add_arguments("inputs.scorer.", inputs.scorer).add_arguments("inputs.adjust.", inputs.adjust);
   ranges.add_arguments("inputs.selector.", inputs.selector).add_arguments("inputs.gate.", inputs.gate);
+  ranges.add_arguments("inputs.capacity.", inputs.capacity);
   return ranges.add_views("parameters.", parameters).add_views("state.", state);
 }
 

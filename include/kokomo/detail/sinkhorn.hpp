@@ -217,6 +217,22 @@ template <class C, class Exec> struct SinkhornAdjointColumns {
   }
 };
 
+/// Done where the largest change is small beside the largest value: gradients have any scale.
+template <class C, class Exec> struct EndSinkhornAdjoint {
+  SinkhornPlan<C, Exec> p;
+  Vector<C, Exec> column;
+  C tolerance;
+
+  KOKKOS_FUNCTION void operator()(offset_t) const {
+    C change = 0, size = 0;
+    for (std::size_t e = 0; e < p.change.extent(0); ++e) {
+      change = Kokkos::max(change, p.change[e]);
+      if (p.log_column[e] > -Kokkos::Experimental::infinity_v<C>) size = Kokkos::max(size, Kokkos::abs(column[e]));
+    }
+    if (change <= tolerance * size) p.done[0] = 1;
+  }
+};
+
 /// Gradient of the scores, in place of that of the logarithm of the plan.
 template <class C, class Exec> struct SinkhornAdjoint {
   SinkhornPlan<C, Exec> p;
@@ -244,13 +260,12 @@ void sinkhorn_backward(Exec const& exec, SinkhornPlan<C, Exec> const& p, Matrix<
                        Vector<C, Exec> const& row, Vector<C, Exec> const& column, int iterations, C tolerance) {
   if (p.tokens() == 0) return;
   auto const blocks = static_cast<offset_t>(p.partial.extent(0));
-  SinkhornSettings<C> const settings{iterations, tolerance, C(0), SinkhornStop::marginals};
   fill(exec, "kokomo::sinkhorn::reset", column.data(), p.experts(), 0);
   fill(exec, "kokomo::sinkhorn::reset", p.done.data(), 1, 0);
   for (int i = 0; i < iterations; ++i) {
     for_each(exec, "kokomo::sinkhorn::adjoint_rows", blocks, SinkhornAdjointRows<C, Exec>{p, d, row, column});
     for_each(exec, "kokomo::sinkhorn::adjoint_columns", p.experts(), SinkhornAdjointColumns<C, Exec>{p, column});
-    for_each(exec, "kokomo::sinkhorn::adjoint_end", 1, EndSinkhorn<C, Exec>{p, settings});
+    for_each(exec, "kokomo::sinkhorn::adjoint_end", 1, EndSinkhornAdjoint<C, Exec>{p, column, tolerance});
   }
   for_each(exec, "kokomo::sinkhorn::adjoint", p.tokens(), SinkhornAdjoint<C, Exec>{p, d, row, column});
 }

@@ -78,6 +78,9 @@ template <class T, class Exec> struct CopyRowsBackward {
 /// \throws kokomo::Error 101 for negative counts
 template <class InnerT> struct WithIdentity {
   using Inner = InnerT;
+  static_assert(
+      !requires { InnerT::reads_activations; },
+      "kokomo::WithIdentity: the activations that AutonomousExperts continue from are of experts with weights only");
 
   Inner inner{};
   index_t identity = 0; ///< >= 0

@@ -130,6 +130,10 @@ struct WithShared {
   using Routed = RoutedT;
   using Share = ShareT;
   using Shared = SharedT;
+  static_assert(
+      !requires { SharedT::reads_activations; },
+      "kokomo::WithShared: experts that continue from a scorer's activations (AutonomousExperts) cannot be shared "
+      "ones; name other experts as the third parameter");
   static constexpr bool gated_share = !std::is_same_v<Share, Ungated>;
   template <class T, class Exec> static constexpr bool combines = detail::CombinesRowGradients<Shared, T, Exec>;
   template <class T, class Exec> static constexpr bool sums_rows = detail::CombinesRows<Shared, T, Exec>;

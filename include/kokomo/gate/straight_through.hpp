@@ -2,6 +2,7 @@
 #ifndef KOKOMO_GATE_STRAIGHT_THROUGH_HPP
 #define KOKOMO_GATE_STRAIGHT_THROUGH_HPP
 
+#include <kokomo/check.hpp>
 #include <kokomo/gate/constant.hpp>
 
 namespace kokomo::inline v0 {
@@ -10,6 +11,7 @@ namespace kokomo::inline v0 {
 /// weights had been used: the straight-through estimator, which is biased. Gates that read no input of the call.
 template <class GateT> struct StraightThrough {
   using Score = typename GateT::Score;
+  using Logits = typename detail::LogitsOf<GateT>::type;
   static_assert(
       !requires { GateT::weighs_shared; },
       "kokomo::StraightThrough: a gate that weighs shared experts (JointSigmoidGate) has no hard form");

@@ -8,6 +8,7 @@
 #include <kokomo/quantization/formats.hpp>
 
 #include <functional>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -106,6 +107,9 @@ template <Readable T>
 requires(!std::is_integral_v<T>) void dequantize_fp8(TensorInfo const& weight, TensorInfo const& scales,
                                                      Quantization const& quantization, std::span<T> out) {
   detail::expect_dtype(weight, DType::F8_E4M3);
+  detail::require(quantization.block_rows >= 1 && quantization.block_columns >= 1, 435, detail::label(weight),
+                  " has scales of blocks of ", quantization.block_rows, " x ", quantization.block_columns,
+                  " weights, expected 1 and more");
   detail::require(weight.shape.size() == 2, 413, detail::label(weight), " has shape ", detail::shape_text(weight.shape),
                   ", expected [rows, columns]");
   auto const rows = weight.shape[0], columns = weight.shape[1];
@@ -174,7 +178,11 @@ private:
     auto& values = std::get<std::vector<T>>(m_values);
     values.resize(std::size_t(from.elements() * packed));
     fill(std::span<T>(values));
+    detail::require(shape.back() <= std::numeric_limits<std::int64_t>::max() / packed, 413, detail::label(from),
+                    " has shape ", detail::shape_text(from.shape), ", expected one whose weights can be counted");
     shape.back() *= packed;
+    detail::require(detail::byte_size(shape, dtype_of_v<T>).has_value(), 413, detail::label(from), " has shape ",
+                    detail::shape_text(from.shape), ", expected one whose weights can be counted");
     m_current = {from.name, dtype_of_v<T>, std::move(shape), std::as_bytes(std::span<T const>(values)), from.file};
   }
 

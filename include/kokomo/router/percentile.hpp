@@ -37,8 +37,8 @@ template <PercentileScope Scope, class T, class Exec> struct PercentileThreshold
     for (offset_t t = first_token; t < last_token; ++t) {
       if (routing.masked(t)) continue;
       for (offset_t e = first_expert; e < last_expert; ++e) {
-        C const value = rankable(routing.logits(t, e));
-        if (routing.selectable(index_t(e)) && value > -Kokkos::Experimental::infinity_v<C>) values[n++] = value;
+        C const value = routing.logits(t, e);
+        if (routing.selectable(index_t(e)) && Kokkos::isfinite(value)) values[n++] = value;
       }
     }
     thresholds[i] = n == 0 ? Kokkos::Experimental::infinity_v<C> : percentile(values, scratch.order.data() + at, n);
@@ -113,8 +113,8 @@ template <PercentileScope Scope = PercentileScope::batch> struct Percentile {
   void check(Sizes const& sizes) const {
     detail::check_bounds("Percentile", at_least, at_most, sizes);
     detail::require(tau >= 0 && tau <= 1, 106, "Percentile tau = ", tau, ", expected 0 to 1");
-    detail::require(sizes.tokens * sizes.experts <= 2147483647, 105, "Percentile of ", sizes.tokens, " tokens times ",
-                    sizes.experts, " experts, expected at most 2^31 - 1 logits");
+    detail::require(sizes.tokens * sizes.experts <= 1073741823, 105, "Percentile of ", sizes.tokens, " tokens times ",
+                    sizes.experts, " experts, expected at most 2^30 - 1 logits");
   }
 
   template <class GateScore, class T, class Exec>

@@ -2,6 +2,7 @@
 #ifndef KOKOMO_ROUTER_REPLAY_HPP
 #define KOKOMO_ROUTER_REPLAY_HPP
 
+#include <kokomo/check.hpp>
 #include <kokomo/detail/aliasing.hpp>
 #include <kokomo/router/given.hpp>
 #include <kokomo/router/top_k.hpp>
@@ -43,6 +44,8 @@ template <class Selector = TopK<>> struct Replay {
   Selector inner{};
 
   static constexpr bool causal = detail::is_causal<Selector>();
+  static constexpr bool balances_itself = kokomo::detail::balances_itself<Selector>();
+  static constexpr bool takes_no_loss = kokomo::detail::takes_no_loss<Selector>();
 
   template <class T, class Exec> using State = detail::OfInner<state_t<Selector, T, Exec>>;
   template <class T, class Exec> using Scratch = detail::OfInner<scratch_t<Selector, T, Exec>>;

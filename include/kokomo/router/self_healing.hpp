@@ -3,6 +3,7 @@
 #define KOKOMO_ROUTER_SELF_HEALING_HPP
 
 #include <kokomo/assignment.hpp>
+#include <kokomo/check.hpp>
 #include <kokomo/concepts.hpp>
 #include <kokomo/detail/launch.hpp>
 #include <kokomo/router/top_k.hpp>
@@ -63,6 +64,8 @@ template <class Selector = TopK<>> struct SelfHealing {
   Selector inner{};
 
   static constexpr bool causal = detail::is_causal<Selector>();
+  static constexpr bool balances_itself = kokomo::detail::balances_itself<Selector>();
+  static constexpr bool takes_no_loss = kokomo::detail::takes_no_loss<Selector>();
 
   template <class T, class Exec> struct State {
     state_t<Selector, T, Exec> inner;

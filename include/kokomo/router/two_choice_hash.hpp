@@ -37,8 +37,11 @@ template <class T, class Exec> struct SelectTwoChoice {
         index_t const first = hashed_expert(seed, 0, token_ids[token], n);
         index_t second = hashed_expert(seed, 1, token_ids[token], n);
         if (second == first) second = (first + 1) % n;
-        chosen = loads[second] < loads[first] ? second : first;
-        ++loads[chosen];
+        bool const first_may = routing.selectable(first), second_may = routing.selectable(second);
+        if (first_may || second_may) {
+          chosen = !first_may || (second_may && loads[second] < loads[first]) ? second : first;
+          ++loads[chosen];
+        }
       }
       a.choose(token, chosen);
     }

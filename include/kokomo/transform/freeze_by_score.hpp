@@ -117,6 +117,8 @@ struct FreezeByScore {
   void update(Exec const& exec, ExpertUsage<Exec> const& usage,
               std::type_identity_t<MatrixArgument<T const, Exec>> const& x, Assignment<T, Exec> const& a) const {
     detail::require(decay >= 0 && decay < 1, 106, "FreezeByScore decay = ", decay, ", expected 0 <= decay < 1");
+    detail::require(offset_t(usage.utilization.extent(0)) == a.experts, 202, "ExpertUsage of ",
+                    usage.utilization.extent(0), " experts, expected ", a.experts);
     if (a.tokens == 0) return;
     auto const view = x.checked("x", {a.tokens, x.extent(1)});
     detail::for_each(exec, "kokomo::FreezeByScore::update", a.experts,
@@ -136,7 +138,8 @@ struct FreezeByScore {
     auto const each_view = [&](auto const&, auto const& view) {
       using G = typename std::remove_cvref_t<decltype(view)>::value_type;
       auto const count = static_cast<offset_t>(view.size());
-      if (view.extent(0) != usage.frozen.extent(0)) return;
+      // experts without weights stand behind those with
+      if (view.extent(0) == 0 || view.extent(0) > usage.frozen.extent(0)) return;
       detail::for_each(exec, "kokomo::FreezeByScore::clear", count,
                        detail::ClearFrozen<G, Exec>{usage.frozen, view.data(), count / offset_t(view.extent(0))});
     };
