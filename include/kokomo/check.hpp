@@ -225,6 +225,12 @@ concept CombineGradient = requires(P const& p, Exec const& e, parameters_t<P, T,
   p.template finish_backward<T>(e, w, dy, d_part, d_part, w, Write::add, saved, scratch);
 };
 
+/// It is optional, so one with other arguments would not be missed.
+template <class P, class T, class Exec>
+concept NamesAdjustBackward = requires {
+  &P::template adjust_backward<T, Exec>;
+};
+
 /// One sentence a requirement: the slot, the missing member and its signature. What depends on a requirement that is not
 /// met is not asked.
 template <class Layer> consteval void check_composition() {
@@ -318,6 +324,11 @@ template <class Layer> consteval void check_backward() {
       "kokomo::Layer::backward, slot Experts: the policy lacks template <class T, class Exec> void "
       "backward(Exec, Parameters, ExpertRows<T, Exec>, ExpertRowGradients<T, Exec>, Parameters grads, Write, "
       "Saved, BackwardScratch) const (docs/guide/add_a_policy.md)");
+  static_assert(
+      bool(AdjustsGradient<typename Layer::Adjust, T, Exec> || !NamesAdjustBackward<typename Layer::Adjust, T, Exec>),
+      "kokomo::Layer::backward, slot adjust: the policy's adjust_backward takes other arguments than (Exec, "
+      "Parameters, Routing<T, Exec>, State, Inputs, Saved, Matrix<compute_t<T>, Exec> d_logits, Parameters "
+      "grads, Write) (docs/guide/add_a_policy.md)");
   static_assert(bool(AdjustsGradient<typename Layer::Adjust, T, Exec> ||
                      std::is_same_v<parameters_t<typename Layer::Adjust, T, Exec>, Nothing>),
                 "kokomo::Layer::backward, slot adjust: the policy has Parameters and lacks template <class T, class "

@@ -135,6 +135,22 @@ TEST_CASE("selective Sinkhorn routing: weights, gradients, inference") {
     check_gradients(fixture);
   }
 
+  // Gradients of any scale: the adjoint's end is relative.
+  SelectiveSinkhorn loose = converged(1);
+  loose.tolerance = 1e-6f;
+  Fixture<Subject<SelectiveSinkhorn>> large(shape, {.adjust = loose});
+  large.mode = Mode::training;
+  large.forward(), large.backward();
+  auto const gradient = in_double(to_host(large.gradients.router.weight));
+  auto dy = in_double(to_host(large.dy));
+  for (double& value : dy) value *= 1e-9;
+  to_device(dy, large.dy);
+  large.backward();
+  auto small = in_double(to_host(large.gradients.router.weight));
+  for (double& value : small) value *= 1e9;
+  REQUIRE(norm(gradient) > 0);
+  REQUIRE(relative_error(small, gradient) < 1e-12); // the same iterations, other exponents
+
   SelectiveSinkhorn detached = converged(1);
   detached.detach = true;
   Fixture<Subject<SelectiveSinkhorn>> fixture(shape, {.adjust = detached});

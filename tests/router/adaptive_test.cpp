@@ -106,6 +106,10 @@ TEST_CASE("percentile: masks, bounds, NaN, no tokens") {
   REQUIRE(f.chosen() == std::vector<std::vector<int>>{{0, 1}, {}, {1, 3}});
   f.select<IdentityScore>(Percentile<>{.tau = 0, .at_most = 1});
   REQUIRE(f.chosen() == std::vector<std::vector<int>>{{0}, {}, {1}});
+  double const infinity = std::numeric_limits<double>::infinity();
+  RoutingFixture<> overflowed({{1, 2, infinity}});
+  overflowed.select<IdentityScore>(Percentile<>{.tau = 0.5f}); // of 1 and 2: 1.5
+  REQUIRE(overflowed.chosen() == std::vector<std::vector<int>>{{2, 1}});
   RoutingFixture<> nobody(Rows{}, 0, 4);
   nobody.select<IdentityScore>(Percentile<>{});
   nobody.select<IdentityScore>(Percentile<PercentileScope::expert>{});

@@ -162,6 +162,14 @@ TEST_CASE("balanced assignment: inference, masks, numbers that are none") {
   std::sort(loads.begin(), loads.end());
   REQUIRE(loads == std::vector<offset_t>{0, 9, 9, 10});
 
+  // Masked experts whose logits are as small as can be, as a mask on logits makes them: no part of the range.
+  double const least = -double(std::numeric_limits<float>::max());
+  RoutingFixture<float> masked({{least, least, 1, 2}, {least, least, 3, 1}, {least, least, 2, 1}});
+  masked.set_expert_mask({0, 0, 1, 1});
+  masked.routing.mode = Mode::training;
+  masked.select<SigmoidScore>(BalancedAssignment{});
+  REQUIRE(masked.chosen() == std::vector<std::vector<int>>{{3}, {2}, {2}});
+
   double const infinity = std::numeric_limits<double>::infinity(), nan = std::nan("");
   Auction<>({{nan, nan}, {infinity, -infinity}, {-infinity, nan}, {1, 2}, {infinity, infinity}}).check_balance(5);
 }

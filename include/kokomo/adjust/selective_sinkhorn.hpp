@@ -140,8 +140,8 @@ struct SelectiveSinkhorn {
 
   template <class T, class Exec>
   void adjust_backward(Exec const& exec, Nothing const&, Routing<T, Exec> const& routing, Nothing const&,
-                       Saved<T, Exec> const& saved, Matrix<compute_t<T>, Exec> const& d_logits, Nothing const&,
-                       Write) const {
+                       Nothing const&, Saved<T, Exec> const& saved, Matrix<compute_t<T>, Exec> const& d_logits,
+                       Nothing const&, Write) const {
     using C = compute_t<T>;
     if (!uses_plan(routing.mode, routing.step)) return;
     if (detach)
