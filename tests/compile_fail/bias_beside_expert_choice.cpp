@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-// expected-error {{a selector that balances the load itself (ExpertChoice, SinkhornTopK, BalancedAssignment) does not see a balancer's selection bias}}
+// expected-error {{a selector that balances the load itself \(ExpertChoice, SinkhornTopK, BalancedAssignment\) does not see a balancer's selection bias}}
 #include "use.hpp"
 
 #include <kokomo/balancer/selection_bias.hpp>
