@@ -22,6 +22,10 @@ namespace kokomo::inline v0::detail {
 /// Whether an execution space works in ordinary host memory, and so can run the code of `detail/host/`.
 template <class Exec>
 inline constexpr bool runs_on_host_v = std::is_same_v<typename Exec::memory_space, Kokkos::HostSpace>;
+/// Whether the blocked products serve: they read and write storage types. Another type is refused by the layer, in one
+/// sentence if it meets nothing that cannot be compiled for it.
+template <class Exec, class... S>
+inline constexpr bool blocked_v = runs_on_host_v<Exec> && (is_storage_v<std::remove_const_t<S>> && ...);
 
 /// Bytes of scratch that each worker of a product needs, whatever the sizes. 0 for a device.
 template <class C, class Exec> constexpr offset_t product_scratch_bytes() {
@@ -151,7 +155,7 @@ template <class Exec, class SA, class C, class SB, class SO>
 void grouped_product(Exec const& exec, std::string const& label, GroupedRows groups, RowSource<SA, C> a, offset_t depth,
                      WeightRef<SB const> b, BiasRef<SB const> bias, offset_t columns, RowTarget<SO> out, Write write,
                      WorkerScratch scratch) {
-  if constexpr (runs_on_host_v<Exec>) {
+  if constexpr (blocked_v<Exec, SA, SB, SO>) {
     if (groups.groups == 0 || groups.rows == 0 || columns == 0) return;
     host::launch(exec, label, scratch.workers,
                  host::GroupedProduct<SA, C, SB, SO>{groups, a, depth, b, bias, columns, out, write, scratch,
@@ -172,7 +176,7 @@ template <class Exec, class SD, class SA, class C, class SW>
 void grouped_outer_product(Exec const& exec, std::string const& label, GroupedRows groups, RowSource<SD, C> d,
                            offset_t columns, RowSource<SA, C> a, offset_t depth, WeightRef<SW> w, Write write,
                            WorkerScratch scratch) {
-  if constexpr (runs_on_host_v<Exec>) {
+  if constexpr (blocked_v<Exec, SD, SA, SW>) {
     if (groups.groups == 0 || columns == 0 || depth == 0) return;
     auto const* kernel = &host::outer_kernel<C, SW>(host::instruction_set());
     if (w.n_stride == 1 && w.k_stride != 1)
@@ -192,7 +196,7 @@ void grouped_outer_product(Exec const& exec, std::string const& label, GroupedRo
 template <class Exec, class SD, class C, class SW>
 void grouped_row_sum(Exec const& exec, std::string const& label, GroupedRows groups, RowSource<SD, C> d,
                      offset_t columns, BiasRef<SW> bias, Write write) {
-  if constexpr (runs_on_host_v<Exec>) {
+  if constexpr (blocked_v<Exec, SD, SW>) {
     if (groups.groups == 0 || columns == 0) return;
     int const workers = product_workers(exec);
     host::launch(exec, label, workers, host::GroupedRowSum<SD, C, SW>{groups, d, columns, bias, write, workers});

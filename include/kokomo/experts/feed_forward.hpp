@@ -185,11 +185,11 @@ template <class ActivationT> struct FeedForwardExperts {
   /// The same, each row weighted and added to its token's sum: what a host does in two launches, without the rows ever
   /// lying in memory.
   template <class T, class Exec>
-  requires(detail::runs_on_host_v<Exec>) void forward_combined(Exec const& exec, Parameters<T, Exec> const& parameters,
-                                                               ExpertRows<T, Exec> const& in,
-                                                               detail::CombinedRows<compute_t<T>> const& out,
-                                                               offset_t width, Saved<T, Exec> const& saved,
-                                                               Scratch<T, Exec> const& scratch) const {
+  requires(detail::blocked_v<Exec, T>) void forward_combined(Exec const& exec, Parameters<T, Exec> const& parameters,
+                                                             ExpertRows<T, Exec> const& in,
+                                                             detail::CombinedRows<compute_t<T>> const& out,
+                                                             offset_t width, Saved<T, Exec> const& saved,
+                                                             Scratch<T, Exec> const& scratch) const {
     using C = compute_t<T>;
     using Weights = detail::host::UnpackedWeights<T, C>;
     auto const& kernel = detail::host::microkernel<C>(detail::host::instruction_set());
@@ -279,12 +279,12 @@ template <class ActivationT> struct FeedForwardExperts {
 
   /// The same, the rows' gradients summed up by token: what a host does without them ever lying in memory.
   template <class T, class Exec>
-  requires(detail::runs_on_host_v<Exec>) void backward_combined(Exec const& exec, Parameters<T, Exec> const& parameters,
-                                                                ExpertRows<T, Exec> const& in,
-                                                                CombinedRowGradients<T, Exec> const& d,
-                                                                Parameters<T, Exec> const& grads, Write write,
-                                                                Saved<T, Exec> const& saved,
-                                                                CombinedBackwardScratch<T, Exec> const& scratch) const {
+  requires(detail::blocked_v<Exec, T>) void backward_combined(Exec const& exec, Parameters<T, Exec> const& parameters,
+                                                              ExpertRows<T, Exec> const& in,
+                                                              CombinedRowGradients<T, Exec> const& d,
+                                                              Parameters<T, Exec> const& grads, Write write,
+                                                              Saved<T, Exec> const& saved,
+                                                              CombinedBackwardScratch<T, Exec> const& scratch) const {
     detail::feed_forward_backward<T>(exec, activation, intermediate, matrices<T const>(parameters, d.width), in, d,
                                      matrices<T>(grads, d.width), write, recomputes() ? nullptr : saved.pre.data(),
                                      scratch);
