@@ -134,7 +134,7 @@ TEST_CASE("padding changes nothing for anybody else") {
     REQUIRE(identical(rows_of(b.y, places, width), a.y));
     REQUIRE(identical(rows_of(b.dx, places, width), a.dx));
     REQUIRE(identical(b.gradients, a.gradients));
-    REQUIRE(b.loss == a.loss);
+    REQUIRE(b.loss == Approx(a.loss).epsilon(1e-6)); // sums over blocks of tokens, which padding shifts
     REQUIRE(identical(padded_machine->state, machine->state));
     REQUIRE(b.status.dropped == a.status.dropped);
     REQUIRE(b.status.tokens_without_expert == a.status.tokens_without_expert + 15);
