@@ -97,7 +97,12 @@ template <template <class> class Model> struct Run {
   static bool agrees(char const* name, Prepare const& prepare,
                      kokomo::Shape const& shape = {.tokens = 37, .hidden = 24, .experts = 8}) {
     using T = typename Model<Host>::Storage;
-    auto const device = results<Kokkos::Cuda>(shape, prepare), host = results<Host>(shape, prepare);
+    auto const device = results<Kokkos::Cuda>(shape, prepare);
+#if defined(KOKOMO_CUDA_COMPILE_ONLY) // the host's part is compiled by the other tests
+    auto const& host = device;
+#else
+    auto const host = results<Host>(shape, prepare);
+#endif
     double worst = 0;
     for (std::size_t i = 0; i < host.size(); ++i) {
       double error = 0, scale = 0;

@@ -90,10 +90,13 @@ template <class T> struct Result {
   std::vector<T> pre;
 };
 
+template <class T> bool same_bits(std::vector<T> const& a, std::vector<T> const& b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
+}
+
 template <class T> bool same_bits(Result<T> const& a, Result<T> const& b) {
   bool const both = !a.pre.empty() && !b.pre.empty(); // packed experts keep none
-  return std::memcmp(a.out.data(), b.out.data(), a.out.size() * sizeof(a.out[0])) == 0 &&
-         (!both || std::memcmp(a.pre.data(), b.pre.data(), a.pre.size() * sizeof(T)) == 0);
+  return same_bits(a.out, b.out) && (!both || same_bits(a.pre, b.pre));
 }
 
 /// Runs `call(in, saved, scratch, out)` on memory full of NaN.
@@ -259,7 +262,7 @@ template <class T, class Experts> void check(Case const& sizes, Experts const& e
     for (int workers : {1, 3}) REQUIRE(same_bits(one, packed(p, workers)));
     std::vector<compute_t<T>> rows;
     Result<T> const reference = plain(p, rows);
-    REQUIRE(std::memcmp(reference.pre.data(), one.pre.data(), one.pre.size() * sizeof(T)) == 0);
+    REQUIRE(same_bits(reference.pre, one.pre));
     check_reference(p, reference);
     REQUIRE(packed_rows(p) == rows);
   }

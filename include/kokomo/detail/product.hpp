@@ -4,6 +4,7 @@
 
 #include <kokomo/detail/host/outer_product.hpp>
 #include <kokomo/detail/host/product.hpp>
+#include <kokomo/detail/launch.hpp>
 #include <kokomo/detail/operands.hpp>
 
 #include <cassert>
@@ -19,9 +20,6 @@
 
 namespace kokomo::inline v0::detail {
 
-/// Whether an execution space works in ordinary host memory, and so can run the code of `detail/host/`.
-template <class Exec>
-inline constexpr bool runs_on_host_v = std::is_same_v<typename Exec::memory_space, Kokkos::HostSpace>;
 /// Whether the blocked products serve: they read and write storage types. Another type is refused by the layer, in one
 /// sentence if it meets nothing that cannot be compiled for it.
 template <class Exec, class... S>
@@ -101,32 +99,27 @@ template <class SD, class C, class SW> struct GroupedRowSum {
   }
 };
 
-template <class Exec, class Functor>
-void launch(Exec const& exec, std::string const& label, offset_t count, Functor const& functor) {
-  Kokkos::parallel_for(label, Kokkos::RangePolicy<Exec, Kokkos::IndexType<offset_t>>(exec, 0, count), functor);
-}
-
 template <class Exec, class SA, class C, class SB, class SO>
 void grouped_product(Exec const& exec, std::string const& label, GroupedRows groups, RowSource<SA, C> a, offset_t depth,
                      WeightRef<SB const> b, BiasRef<SB const> bias, offset_t columns, RowTarget<SO> out, Write write) {
   if (groups.groups == 0 || groups.rows == 0 || columns == 0) return;
-  launch(exec, label, groups.rows * columns,
-         GroupedProduct<SA, C, SB, SO>{groups, a, depth, b, bias, columns, out, write});
+  for_each(exec, label, groups.rows * columns,
+           GroupedProduct<SA, C, SB, SO>{groups, a, depth, b, bias, columns, out, write});
 }
 
 template <class Exec, class SD, class SA, class C, class SW>
 void grouped_outer_product(Exec const& exec, std::string const& label, GroupedRows groups, RowSource<SD, C> d,
                            offset_t columns, RowSource<SA, C> a, offset_t depth, WeightRef<SW> w, Write write) {
   if (groups.groups == 0 || columns == 0 || depth == 0) return;
-  launch(exec, label, groups.groups * columns * depth,
-         GroupedOuterProduct<SD, SA, C, SW>{groups, d, columns, a, depth, w, write});
+  for_each(exec, label, groups.groups * columns * depth,
+           GroupedOuterProduct<SD, SA, C, SW>{groups, d, columns, a, depth, w, write});
 }
 
 template <class Exec, class SD, class C, class SW>
 void grouped_row_sum(Exec const& exec, std::string const& label, GroupedRows groups, RowSource<SD, C> d,
                      offset_t columns, BiasRef<SW> bias, Write write) {
   if (groups.groups == 0 || columns == 0) return;
-  launch(exec, label, groups.groups * columns, GroupedRowSum<SD, C, SW>{groups, d, columns, bias, write});
+  for_each(exec, label, groups.groups * columns, GroupedRowSum<SD, C, SW>{groups, d, columns, bias, write});
 }
 
 } // namespace portable
@@ -137,9 +130,7 @@ namespace host {
 template <class Exec, class Functor>
 void launch(Exec const& exec, std::string const& label, int workers, Functor const& functor) {
   assert(workers > 0);
-  Kokkos::parallel_for(
-      label, Kokkos::RangePolicy<Exec, Kokkos::Schedule<Kokkos::Static>, Kokkos::IndexType<int>>(exec, 0, workers),
-      functor);
+  for_each_share(exec, label, workers, workers, functor);
 }
 
 } // namespace host
