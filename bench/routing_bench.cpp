@@ -48,10 +48,15 @@ int run(Arguments const& arguments) {
         RoutingTimes const times = routing.run(s, T, seconds);
         double const whole = times.whole.median();
         // of a layer whose experts run at the machine's rate; another number of experts is another layer
-        double const share = routing.experts > 0 ? std::nan("") : whole / (whole + s.flops(T) / rate / 1e6);
-        std::printf("%-16s %6ld %-42s %9.4f %9.4f %9.4f %9.4f %9.4f %9.4f      %6.2f %%\n", name.c_str(), T,
-                    routing.name.c_str(), times.scorer, times.selector, times.gate, times.grouping, times.other, whole,
-                    100 * share);
+        Dimensions layer = s;
+        if (routing.picks > 0) layer.k = routing.picks;
+        double const share = routing.experts > 0 ? std::nan("") : whole / (whole + layer.flops(T) / rate / 1e6);
+        std::printf("%-16s %6ld %-42s %9.4f %9.4f %9.4f %9.4f %9.4f %9.4f", name.c_str(), T, routing.name.c_str(),
+                    times.scorer, times.selector, times.gate, times.grouping, times.other, whole);
+        if (routing.experts > 0)
+          std::printf("           -\n");
+        else
+          std::printf("      %6.2f %%\n", 100 * share);
         std::fflush(stdout);
         rows.push_back(Json()
                            .add("shape", name)

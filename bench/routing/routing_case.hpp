@@ -40,6 +40,7 @@ struct RoutingTimes {
 struct RoutingCase {
   std::string name;
   long experts; ///< of its own, 0: those of the shape
+  long picks;   ///< of a token, 0: those of the shape
   std::function<RoutingTimes(Dimensions const& shape, long tokens, double seconds)> run;
 };
 
@@ -50,7 +51,8 @@ using RoutingLayer = kokomo::Layer<Router, Gate, Balancer, FreeExperts, float, K
 inline double& part_of(RoutingTimes& times, std::string const& label) {
   auto const has = [&](char const* text) { return label.find(text) != std::string::npos; };
   if (has("Scorer")) return times.scorer;
-  for (char const* selection : {"TopK::", "TopP::", "Positive::", "ExpertChoice::", "inkhorn", "BipBalancing::"})
+  for (char const* selection : {"TopK::", "TopP::", "Positive::", "ExpertChoice::", "inkhorn",
+                                "BipBalancing::", "BalancedAssignment::", "uction"})
     if (has(selection)) return times.selector;
   if (has("Gate::")) return times.gate;
   if (has("Grouping::")) return times.grouping;
@@ -59,11 +61,11 @@ inline double& part_of(RoutingTimes& times, std::string const& label) {
 
 /// Forward in training, where balancers do their work.
 /// \param settings settings(shape) gives the policies of the layer
-/// \param experts in place of the shape's, if not 0
+/// \param experts, picks in place of the shape's, if not 0
 template <class Layer, class Settings>
-RoutingCase routing_case(std::string const& name, Settings const& settings, long experts = 0) {
+RoutingCase routing_case(std::string const& name, Settings const& settings, long experts = 0, long picks = 0) {
   return {
-      name, experts, [settings, experts](Dimensions const& shape, long tokens, double seconds) {
+      name, experts, picks, [settings, experts](Dimensions const& shape, long tokens, double seconds) {
         typename Layer::Exec const exec;
         Layer const layer({.tokens = tokens, .hidden = shape.hidden, .experts = experts > 0 ? experts : shape.experts},
                           settings(shape));

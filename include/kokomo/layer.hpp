@@ -349,6 +349,7 @@ private:
   Routing<T, Exec> routing(State const& state, Inputs const& inputs, Saved const& saved, Sizes const& sizes, Mode mode,
                            std::uint64_t step) const;
   static detail::MemoryRanges memory_of(Parameters const& parameters, State const& state, Inputs const& inputs);
+  static detail::MemoryRanges written_memory_of(Inputs const& inputs);
   void check_call(Parameters const& parameters, State const& state, Inputs const& inputs, Sizes const& sizes,
                   Workspace<Exec> const& workspace, std::size_t needed) const;
   void route(Exec const& exec, State const& state, Parameters const& parameters, Inputs const& inputs,

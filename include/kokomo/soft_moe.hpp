@@ -133,7 +133,7 @@ public:
     detail::Arena counted;
     (void)ForwardScratch(counted, m_policies.experts, expert_sizes(tokens), workspace.workers());
     check_call(parameters, inputs, workspace, counted.used());
-    auto const x = inputs.x.checked("x", {tokens, hidden});
+    auto const given_x = inputs.x.checked("x", {tokens, hidden});
     auto const y = y_argument.checked("y", {tokens, hidden});
     detail::Arena taped(tape.data());
     Saved const saved = lay_out(taped, tokens);
@@ -149,6 +149,8 @@ public:
     ForwardScratch const scratch(arena, m_policies.experts, expert_sizes(tokens), workspace.workers());
     tape.record(tokens, Mode::inference, 0);
 
+    auto const mask = token_mask(inputs, tokens);
+    auto const x = without_padding(exec, given_x, mask, padding, scratch.x);
     auto const sequences = this->sequences(tokens);
     auto const& order = saved.order;
     detail::for_each(exec, "kokomo::SoftMoe::order",
@@ -161,7 +163,6 @@ public:
     detail::linear(exec, "kokomo::SoftMoe::logits", static_cast<Compute const*>(saved.normalized.data()), tokens,
                    hidden, static_cast<Compute const*>(saved.normalized_slots.data()),
                    static_cast<Compute const*>(nullptr), slots, saved.logits.data(), Write::overwrite, scratch.workers);
-    auto const mask = token_mask(inputs, tokens);
     Compute const* const scale = parameters.scale.data();
     detail::for_each(exec, "kokomo::SoftMoe::dispatch_softmax",
                      order.sequences * ((slots + detail::slot_block - 1) / detail::slot_block),
@@ -197,8 +198,8 @@ public:
     detail::require(tape.tokens() == tokens, 207, "the tape holds ", tape.tokens(),
                     " tokens, expected those of x: ", tokens);
     detail::check_extents("gradients", grads, m_parameter_extents);
-    auto const x = inputs.x.checked("x", {tokens, hidden});
-    auto const dy = dy_argument.checked("dy", {tokens, hidden});
+    auto const given_x = inputs.x.checked("x", {tokens, hidden});
+    auto const given_dy = dy_argument.checked("dy", {tokens, hidden});
     auto const dx = dx_argument.checked("dx", {tokens, hidden});
     detail::MemoryRanges()
         .add("dx", dx_argument)
@@ -211,6 +212,9 @@ public:
     BackwardScratch const scratch(arena, m_policies.experts, expert_sizes(tokens), workspace.workers());
 
     using C = Compute;
+    auto const mask = token_mask(inputs, tokens);
+    auto const x = without_padding(exec, given_x, mask, padding, scratch.x);
+    auto const dy = without_padding(exec, given_dy, mask, 0, scratch.dy);
     auto const sequences = this->sequences(tokens);
     auto const& order = saved.order;
     auto const by_sequence = order.by_sequence(tokens);
@@ -342,6 +346,17 @@ private:
   static Vector<index_t const, Exec> token_mask(Inputs const& inputs, offset_t tokens) {
     return inputs.token_mask.given() ? inputs.token_mask.checked("inputs.token_mask", {tokens})
                                      : Vector<index_t const, Exec>();
+  }
+
+  static constexpr float padding = 1; // in place of x: a row of zeros may have no norm
+
+  static Matrix<T const, Exec> without_padding(Exec const& exec, Matrix<T const, Exec> const& rows,
+                                               Vector<index_t const, Exec> const& mask, float replacement,
+                                               Matrix<T, Exec> const& copy) {
+    if (mask.data() == nullptr) return rows;
+    detail::for_each(exec, "kokomo::SoftMoe::padding", offset_t(rows.extent(0)),
+                     detail::ReplacePadding<T, Exec>{rows, mask, T(replacement), copy});
+    return copy;
   }
 
   /// Both normalisations are a root mean square norm: with a gain, or divided by sqrt(H).

@@ -45,13 +45,12 @@ public:
     return *this;
   }
 
-  /// The arguments of a policy's Inputs or InputGradients, if it lists them.
-  template <class Object> MemoryRanges& add_arguments(std::string_view object_name, Object const& object) {
-    visit_arguments(object, [&](Name const& name, auto const& argument) {
-      auto const [begin, end] = argument.range();
-      add({object_name, name, begin, end});
-    });
-    return *this;
+  /// The arguments of a policy's Inputs or InputGradients, if it lists them: those that are written to, and the others.
+  template <class Object> MemoryRanges& add_written(std::string_view object_name, Object const& object) {
+    return add_some<true>(object_name, object);
+  }
+  template <class Object> MemoryRanges& add_read(std::string_view object_name, Object const& object) {
+    return add_some<false>(object_name, object);
   }
 
   /// \throws kokomo::Error 204 naming a range of these and one of these or `read` that overlap
@@ -72,6 +71,16 @@ private:
     std::string text() const { return std::string(object) + std::string(name); }
   };
 
+  template <bool Written, class Object> MemoryRanges& add_some(std::string_view object_name, Object const& object) {
+    visit_arguments(object,
+                    [&]<class T, class Exec, int Rank>(Name const& name, Argument<T, Exec, Rank> const& argument) {
+                      if constexpr (Written != std::is_const_v<T>) {
+                        auto const [begin, end] = argument.range();
+                        add({object_name, name, begin, end});
+                      }
+                    });
+    return *this;
+  }
   MemoryRanges& add(Range const& range) {
     if (range.begin != range.end && m_count < m_ranges.size()) m_ranges[m_count++] = range;
     return *this;

@@ -32,10 +32,10 @@ void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, Stat
     (void)d_inputs.router_input.checked("d_inputs.router_input", {sizes.tokens, sizes.router_width});
   if constexpr (detail::ChecksInputGradients<Scorer, T, Exec>)
     m_policies.router.scorer.template check_input_gradients<T, Exec>(d_inputs.scorer, sizes);
-  detail::MemoryRanges()
+  written_memory_of(inputs)
       .add("dx", d_inputs.x)
       .add("d_inputs.router_input", d_inputs.router_input)
-      .add_arguments("d_inputs.scorer.", d_inputs.scorer)
+      .add_written("d_inputs.scorer.", d_inputs.scorer)
       .add_views("gradients.", grads)
       .add_block("workspace", workspace)
       .require_apart_from(memory_of(parameters, state, inputs).add("dy", dy_argument).add_block("tape", tape));

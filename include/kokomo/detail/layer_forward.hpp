@@ -53,15 +53,24 @@ void KOKOMO_LAYER::check_call(Parameters const& parameters, State const& state, 
           needed, " (Layer::plan)");
 }
 
-/// What a call only reads (in training state too is written).
+/// What a call only reads (in training state too is written). Arguments of inputs that are written (a recording) are not
+/// among it.
 KOKOMO_LAYER_TEMPLATE
 detail::MemoryRanges KOKOMO_LAYER::memory_of(Parameters const& parameters, State const& state, Inputs const& inputs) {
   detail::MemoryRanges ranges;
   ranges.add("x", inputs.x).add("inputs.router_input", inputs.router_input).add("inputs.token_mask", inputs.token_mask);
-  ranges.add_arguments("inputs.scorer.", inputs.scorer).add_arguments("inputs.adjust.", inputs.adjust);
-  ranges.add_arguments("inputs.selector.", inputs.selector).add_arguments("inputs.gate.", inputs.gate);
-  ranges.add_arguments("inputs.capacity.", inputs.capacity);
+  ranges.add_read("inputs.scorer.", inputs.scorer).add_read("inputs.adjust.", inputs.adjust);
+  ranges.add_read("inputs.selector.", inputs.selector).add_read("inputs.gate.", inputs.gate);
+  ranges.add_read("inputs.capacity.", inputs.capacity);
   return ranges.add_views("parameters.", parameters).add_views("state.", state);
+}
+
+KOKOMO_LAYER_TEMPLATE
+detail::MemoryRanges KOKOMO_LAYER::written_memory_of(Inputs const& inputs) {
+  detail::MemoryRanges ranges;
+  ranges.add_written("inputs.scorer.", inputs.scorer).add_written("inputs.adjust.", inputs.adjust);
+  ranges.add_written("inputs.selector.", inputs.selector).add_written("inputs.gate.", inputs.gate);
+  return ranges.add_written("inputs.capacity.", inputs.capacity);
 }
 
 /// logits -> Assignment with weights, grouped by expert, and the balancers' losses.
@@ -138,7 +147,7 @@ void KOKOMO_LAYER::forward(Exec const& exec, Parameters const& parameters, State
   Saved const saved = lay_out(taped, sizes);
   detail::require(taped.used() <= tape.bytes(), 205, "the tape has ", tape.bytes(), " bytes, expected at least ",
                   taped.used(), " (Layer::plan)");
-  detail::MemoryRanges()
+  written_memory_of(inputs)
       .add("y", y_argument)
       .add_block("workspace", workspace)
       .add_block("tape", tape)

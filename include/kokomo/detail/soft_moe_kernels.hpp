@@ -63,6 +63,18 @@ template <class C> struct RowsToSlots {
   }
 };
 
+/// Rows of a batch with those of padding replaced: it may hold anything, and 0 * NaN is no zero.
+template <class T, class Exec> struct ReplacePadding {
+  Matrix<T const, Exec> rows;
+  Vector<index_t const, Exec> token_mask;
+  T padding;
+  Matrix<T, Exec> out;
+
+  KOKKOS_FUNCTION void operator()(offset_t token) const {
+    for (std::size_t h = 0; h < rows.extent(1); ++h) out(token, h) = token_mask[token] != 0 ? rows(token, h) : padding;
+  }
+};
+
 inline constexpr offset_t slot_block = 16; // slots that one thread normalises at a time
 
 /// dispatch = softmax over the tokens of a sequence of scale * z, for one block of slots.

@@ -17,11 +17,12 @@ template <class C, class Exec> WorkerScratch product_scratch(Arena& arena, int w
 template <class Experts, class T, class Exec> struct SoftMoeScratch {
   using C = compute_t<T>;
   WorkerScratch workers;
+  Matrix<T, Exec> x;    // [tokens, hidden] without padding, if there is a mask
   Matrix<C, Exec> rows; // [entries, hidden] by expert
   scratch_t<Experts, T, Exec> experts;
 
   SoftMoeScratch(Arena& arena, Experts const& policy, Sizes const& sizes, int worker_count)
-      : workers(product_scratch<C, Exec>(arena, worker_count)),
+      : workers(product_scratch<C, Exec>(arena, worker_count)), x(arena.matrix<T, Exec>(sizes.tokens, sizes.hidden)),
         rows(arena.matrix<C, Exec>(sizes.entries, sizes.hidden)),
         experts(make<decltype(experts)>(arena, policy, sizes)) {}
 };
@@ -29,6 +30,7 @@ template <class Experts, class T, class Exec> struct SoftMoeScratch {
 template <class Experts, class T, class Exec> struct SoftMoeBackwardScratch {
   using C = compute_t<T>;
   WorkerScratch workers;
+  Matrix<T, Exec> x, dy;                 // [tokens, hidden] without padding, if there is a mask
   Matrix<C, Exec> d_slots, d_rows;       // [entries, hidden] by slot, by expert
   Matrix<C, Exec> d_combine, d_dispatch; // [tokens, slots]
   Matrix<C, Exec> along;                 // [sequences, slots]
@@ -39,7 +41,8 @@ template <class Experts, class T, class Exec> struct SoftMoeBackwardScratch {
   backward_scratch_t<Experts, T, Exec> experts;
 
   SoftMoeBackwardScratch(Arena& arena, Experts const& policy, Sizes const& sizes, int worker_count)
-      : workers(product_scratch<C, Exec>(arena, worker_count)),
+      : workers(product_scratch<C, Exec>(arena, worker_count)), x(arena.matrix<T, Exec>(sizes.tokens, sizes.hidden)),
+        dy(arena.matrix<T, Exec>(sizes.tokens, sizes.hidden)),
         d_slots(arena.matrix<C, Exec>(sizes.entries, sizes.hidden)),
         d_rows(arena.matrix<C, Exec>(sizes.entries, sizes.hidden)),
         d_combine(arena.matrix<C, Exec>(sizes.tokens, sizes.columns)),
