@@ -25,7 +25,7 @@ def snippets() -> "dict[tuple[str, str], str]":
     for source in sorted((ROOT / "tests/docs").glob("*.[ch]pp")):
         stem = re.sub("_test$", "", source.stem)
         first = stem.split("_")[0]
-        slot = first if first == "guide" or (ROOT / "docs/policies" / first).is_dir() else stem
+        slot = first if first in ("guide", "families") or (ROOT / "docs/policies" / first).is_dir() else stem
         for name, text in MARKED.findall(source.read_text()):
             if found.setdefault((slot, name), textwrap.dedent(text)) != textwrap.dedent(text):
                 sys.exit(f"{source}: two snippets {name}")

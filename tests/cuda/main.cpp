@@ -17,12 +17,13 @@ int token_scorers();
 int quantized_experts();
 int decorators();
 int batch_routers();
+int zero_computation();
 
 int main(int argc, char** argv) {
   Kokkos::ScopeGuard const kokkos(argc, argv);
   int const failed = sigmoid_routers() + softmax_routers() + selected_routers() + special_routers() + scorers() +
                      balancers() + token_routers() + token_scorers() + quantized_experts() + decorators() +
-                     batch_routers();
+                     batch_routers() + zero_computation();
   std::printf("%d failed\n", failed);
   return failed == 0 ? 0 : 1;
 }

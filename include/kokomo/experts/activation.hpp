@@ -43,6 +43,13 @@ struct SquaredRelu { ///< max(x, 0)^2
   template <class C> KOKKOS_FUNCTION C value(C x) const { return x > C(0) ? x * x : C(0); }
   template <class C> KOKKOS_FUNCTION C slope(C x) const { return x > C(0) ? C(2) * x : C(0); }
 };
+struct Tanh { ///< tanh x
+  template <class C> KOKKOS_FUNCTION C value(C x) const { return Kokkos::tanh(x); }
+  template <class C> KOKKOS_FUNCTION C slope(C x) const {
+    C const t = Kokkos::tanh(x);
+    return C(1) - t * t;
+  }
+};
 struct Identity { ///< x
   template <class C> KOKKOS_FUNCTION C value(C x) const { return x; }
   template <class C> KOKKOS_FUNCTION C slope(C) const { return C(1); }

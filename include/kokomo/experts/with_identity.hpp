@@ -72,9 +72,9 @@ template <class T, class Exec> struct CopyRowsBackward {
 
 } // namespace detail
 
-/// Experts without weights behind those with: `identity` of them return their input (LongCat-Flash's zero-computation
-/// experts), then `zero` of them return nothing (a skip expert: ZAYA). The router chooses among all of them; expert ids
-/// weighted .. weighted + identity - 1 are identities, the rest zeros. They own no parameters and compute no product.
+/// Experts without weights behind those of Inner: `identity` of them return their input (LongCat-Flash's zero-computation
+/// experts), then `zero` of them return nothing (a skip expert: ZAYA). The router chooses among all of them; the last
+/// `zero` expert ids are zeros, the `identity` before them identities. They own no parameters and compute no product.
 /// \throws kokomo::Error 101 for negative counts
 template <class InnerT> struct WithIdentity {
   using Inner = InnerT;
@@ -96,7 +96,7 @@ template <class InnerT> struct WithIdentity {
                     ", expected >= 0");
     detail::check_settings(inner, sizes);
   }
-  index_t routed(index_t weighted) const { return weighted + identity + zero; }
+  index_t routed(index_t weighted) const { return inner.routed(weighted) + identity + zero; }
 
   template <class T, class Exec>
   void forward(Exec const& exec, Parameters<T, Exec> const& parameters, ExpertRows<T, Exec> const& in,

@@ -34,6 +34,7 @@ template <class C> struct GateSettings {
   Drops drops;
   C epsilon, p, scale;
   bool round_weights;
+  index_t weightless;
 };
 
 /// The divisor of one token's scores and its derivative with respect to each of them.
@@ -73,7 +74,8 @@ template <class Score, class T, class Exec> struct GateToken {
     }
   }
   KOKKOS_FUNCTION bool counts(offset_t i) const {
-    return a.expert[i] != none && (settings.drops == Drops::keep_share || a.row[i] != none);
+    return a.expert[i] != none && a.expert[i] < a.experts - settings.weightless &&
+           (settings.drops == Drops::keep_share || a.row[i] != none);
   }
   KOKKOS_FUNCTION C score(offset_t i) const { return Score::value(shared, z[a.expert[i]]); }
   /// A token all of whose scores vanish (no finite logit) gets no weight, rather than 0 / 0.
@@ -184,7 +186,7 @@ template <class T, class Exec> struct ExpertScaleGradient {
 /// with s a score function of the logits alone: selection biases never enter. The gradient passes through score,
 /// normalisation and scales, and stays on the chosen path.
 /// Source: the gates of Mixtral, Qwen, DeepSeek, ... as transformers has them (docs/policies/gate/score_gate.md).
-/// \throws kokomo::Error 106 for a negative epsilon or a p below 1
+/// \throws kokomo::Error 106 for a negative epsilon or weightless, or a p below 1
 template <class ScoreT, Normalize DefaultNormalize = Normalize::none> struct ScoreGate {
   using Score = ScoreT;
 
@@ -195,6 +197,7 @@ template <class ScoreT, Normalize DefaultNormalize = Normalize::none> struct Sco
   bool expert_scales = false;                                          ///< a learnable factor an expert
   bool round_weights = false;                                          ///< weights rounded to the storage type
   Drops drops = Drops::keep_share;
+  index_t weightless = 0; ///< >= 0: the last so many experts weigh nothing and have no share in the normalisation
 
   template <class T, class Exec> struct Parameters {
     OwnedVector<compute_t<T>, Exec> expert_scale; ///< [experts], if expert_scales
@@ -218,6 +221,7 @@ template <class ScoreT, Normalize DefaultNormalize = Normalize::none> struct Sco
   void check(Sizes const&) const {
     detail::require(epsilon >= 0, 106, "ScoreGate epsilon = ", epsilon, ", expected >= 0");
     detail::require(p >= 1, 106, "ScoreGate p = ", p, ", expected >= 1");
+    detail::require(weightless >= 0, 106, "ScoreGate weightless = ", weightless, ", expected >= 0");
   }
 
   template <class T, class Exec>
@@ -244,7 +248,7 @@ template <class ScoreT, Normalize DefaultNormalize = Normalize::none> struct Sco
 private:
   template <class T> detail::GateSettings<compute_t<T>> settings() const {
     using C = compute_t<T>;
-    return {normalize, drops, C(epsilon), C(p), C(scale), round_weights};
+    return {normalize, drops, C(epsilon), C(p), C(scale), round_weights, weightless};
   }
 };
 
