@@ -23,7 +23,7 @@ TEST_CASE("gating_residual") {
   ScorerFixture<kokomo::GatingResidual<>> below({.residual = false}, 3, 4, 2), above({}, 3, 4, 2, /*seed*/ 2);
   auto const z = below.forward();
   above.inputs.previous_logits = below.logits;
-  to_device(std::vector<double>{0, 0, 0, 0}, above.parameters.weight);   // so that nothing is left but
+  Kokkos::deep_copy(above.parameters.weight, 0.0);                       // so that nothing is left but
   to_device(std::vector<double>{0, 1, 1, 0}, above.parameters.residual); // the logits of the other expert below
   REQUIRE(above.forward()[2] == kokomo::test::Row{z[2][1], z[2][0]});
   // [/snippet]
