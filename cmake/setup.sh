@@ -129,20 +129,16 @@ setup_kokkos() {
   fi
 }
 
-# A Kokkos that checks View bounds, for the sanitizers.
-setup_kokkos_checked() {
+# A Kokkos for clang's sanitizers and fuzzers: it checks View bounds, and has no OpenMP, as clang on many machines.
+setup_kokkos_clang() {
   setup_tools
-  build_kokkos checked -DCMAKE_BUILD_TYPE=RelWithDebInfo -DKokkos_ENABLE_DEBUG_BOUNDS_CHECK=ON
+  have clang++ || debian clang || { say "no clang++, whose sanitizers and libFuzzer this needs"; return 1; }
+  build_kokkos clang-serial -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER=clang++ -DKokkos_ENABLE_OPENMP=OFF \
+    -DKokkos_ENABLE_DEBUG_BOUNDS_CHECK=ON
 }
 
-# A Kokkos for clang, which on many machines has no OpenMP.
-setup_kokkos_fuzz() {
-  setup_tools
-  have clang++ || debian clang || { say "no clang++, whose libFuzzer this needs"; return 1; }
-  build_kokkos clang-serial -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER=clang++ -DKokkos_ENABLE_OPENMP=OFF
-}
-
-# A static Kokkos for nvcc and sm_90, whose programs are compiled as CMake's language CUDA.
+# A static Kokkos for nvcc and sm_90, whose programs are compiled as CMake's language CUDA. Its host side is not optimised:
+# it is for the check that all compiles and links.
 setup_kokkos_cuda() {
   setup_tools
   export PATH="$PATH:/usr/local/cuda/bin"
@@ -153,8 +149,8 @@ setup_kokkos_cuda() {
   if grep -q 'Kokkos_VERSION_PATCH 0)' "$kokkos_source/CMakeLists.txt"; then
     KOKOMO_CUDA_FLAGS="-include $root/cmake/kokkos_4_7_0_cuda13.hpp"
   fi
-  build_kokkos cuda-sm90 -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DCMAKE_CXX_STANDARD=20 \
-    -DKokkos_ENABLE_CUDA=ON -DKokkos_ARCH_HOPPER90=ON -DKokkos_ENABLE_COMPILE_AS_CMAKE_LANGUAGE=ON \
+  build_kokkos cuda-sm90 -DCMAKE_BUILD_TYPE=None -DBUILD_SHARED_LIBS=OFF -DCMAKE_CXX_STANDARD=20 \
+    -DKokkos_ENABLE_OPENMP=OFF -DKokkos_ENABLE_CUDA=ON -DKokkos_ARCH_HOPPER90=ON -DKokkos_ENABLE_COMPILE_AS_CMAKE_LANGUAGE=ON \
     -DCMAKE_CUDA_ARCHITECTURES=90 "-DCMAKE_CUDA_FLAGS=-std=c++20 $KOKOMO_CUDA_FLAGS"
 }
 

@@ -2,42 +2,46 @@
 #ifndef KOKOMO_TESTS_CUDA_RUN_HPP
 #define KOKOMO_TESTS_CUDA_RUN_HPP
 
+#include "compare.hpp"
+
 #include <kokomo/layer.hpp>
 
 #if !defined(KOKKOS_ENABLE_CUDA)
 #error "tests/cuda is for a Kokkos with CUDA"
 #endif
 
-#include <cmath>
-#include <cstdio>
 #include <string>
 #include <vector>
+
+/// What the device is compared with. Where nothing can run it is not compiled: the other tests do that.
+#if defined(KOKOMO_CUDA_COMPILE_ONLY)
+using Host = Kokkos::Cuda;
+#else
+using Host = Kokkos::DefaultHostExecutionSpace;
+#endif
 
 /// Runs one composition on the device and on the host with the same numbers, forward and backward, and compares: the
 /// portable functors of both and, on the host, the blocked product.
 /// \tparam Model template <class Exec> of the layer
 template <template <class> class Model> struct Run {
-  using Host = Kokkos::DefaultHostExecutionSpace;
-
   template <class V> static std::vector<double> read(V const& view) {
-    auto const host = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace{}, view);
-    std::vector<double> values(view.size());
-    for (std::size_t i = 0; i < values.size(); ++i) values[i] = double(host.data()[i]);
-    return values;
+    std::vector<typename V::non_const_value_type> host(view.size());
+    copy_bytes(host.data(), view.data(), view.size() * sizeof(host[0]));
+    return std::vector<double>(host.begin(), host.end());
   }
 
   /// Numbers in (-1/2, 1/2) that depend on the seed alone; expert ids for integer tables.
   template <class V> static void fill(V const& view, unsigned seed) {
     using Element = typename V::non_const_value_type;
-    auto const host = Kokkos::create_mirror_view(view);
-    for (std::size_t i = 0; i < view.size(); ++i) {
+    std::vector<Element> host(view.size());
+    for (Element& element : host) {
       seed = seed * 1664525u + 1013904223u;
       if constexpr (std::is_integral_v<Element>)
-        host.data()[i] = Element(seed >> 30);
+        element = Element(seed >> 30);
       else
-        host.data()[i] = Element(float(seed >> 8) / 16777216.0f - 0.5f);
+        element = Element(float(seed >> 8) / 16777216.0f - 0.5f);
     }
-    Kokkos::deep_copy(view, host);
+    copy_bytes(view.data(), host.data(), view.size() * sizeof(Element));
   }
 
   template <class Exec, class Prepare>
@@ -68,9 +72,9 @@ template <template <class> class Model> struct Run {
     if constexpr (requires { inputs.scorer.row_of_token; }) inputs.scorer.row_of_token = rows;
     if constexpr (requires { inputs.selector.token_ids; }) inputs.selector.token_ids = ids;
     if constexpr (requires { inputs.selector.experts; }) {
-      auto const host = Kokkos::create_mirror_view(given);
-      for (std::size_t t = 0; t < tokens; ++t) host(t, 0) = int(t % 3), host(t, 1) = int(t % 3) + 1;
-      Kokkos::deep_copy(given, host);
+      std::vector<kokomo::index_t> host;
+      for (std::size_t t = 0; t < tokens; ++t) host.push_back(int(t % 3)), host.push_back(int(t % 3) + 1);
+      copy_bytes(given.data(), host.data(), host.size() * sizeof(host[0]));
       inputs.selector.experts = given;
     }
     kokomo::OwnedVector<kokomo::index_t, Exec> classes("classes", tokens);
@@ -97,25 +101,9 @@ template <template <class> class Model> struct Run {
   static bool agrees(char const* name, Prepare const& prepare,
                      kokomo::Shape const& shape = {.tokens = 37, .hidden = 24, .experts = 8}) {
     using T = typename Model<Host>::Storage;
-    auto const device = results<Kokkos::Cuda>(shape, prepare);
-#if defined(KOKOMO_CUDA_COMPILE_ONLY) // the host's part is compiled by the other tests
-    auto const& host = device;
-#else
-    auto const host = results<Host>(shape, prepare);
-#endif
-    double worst = 0;
-    for (std::size_t i = 0; i < host.size(); ++i) {
-      double error = 0, scale = 0;
-      for (std::size_t j = 0; j < host[i].size(); ++j) {
-        error += (device[i][j] - host[i][j]) * (device[i][j] - host[i][j]);
-        scale += host[i][j] * host[i][j];
-      }
-      worst = std::max(worst, scale > 0 ? std::sqrt(error / scale) : std::sqrt(error));
-    }
+    auto const device = results<Kokkos::Cuda>(shape, prepare), host = results<Host>(shape, prepare);
     // the order of sums differs; a 16-bit type rounds what differs in the last bit of float32
-    double const bound = sizeof(T) == 2 ? 1e-2 : sizeof(T) == 4 ? 1e-4 : 1e-12;
-    std::printf("%-32s %s %.2e\n", name, worst <= bound ? "ok  " : "FAIL", worst);
-    return worst <= bound;
+    return agree(name, device, host, sizeof(T) == 2 ? 1e-2 : sizeof(T) == 4 ? 1e-4 : 1e-12);
   }
 };
 

@@ -7,6 +7,13 @@
 /// Experts of two projections on a host: one launch for gate, up and activation, one for down, weight and sum over
 /// experts. Neither the gathered inputs nor the experts' outputs ever lie in memory as a whole.
 
+/// Before a loop whose iterations share no memory: a compiler need not prove it.
+#if defined(__clang__)
+#define KOKOMO_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define KOKOMO_INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
 namespace kokomo::inline v0::detail::host {
 
 /// The matrices of all groups as right operands: as the parameters store them, ...
@@ -45,9 +52,9 @@ inline __attribute__((always_inline)) void hidden_row(Activation const& activati
   };
   finish(up, up_bias, pre_up);
   if constexpr (Activation::gated) finish(gate, gate_bias, pre_gate);
-#pragma GCC ivdep
+  KOKOMO_INDEPENDENT
   for (offset_t i = 0; i < count; ++i) up[i] = activation.template value<T>(gate[i], up[i]);
-#pragma GCC ivdep
+  KOKOMO_INDEPENDENT
   for (offset_t i = 0; i < count; ++i) hidden[i] = T(up[i]);
 }
 

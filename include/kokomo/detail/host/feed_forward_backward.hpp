@@ -35,7 +35,7 @@ template <class T, class C, class Activation>
 inline __attribute__((always_inline)) void hidden_gradient_row(Activation const& activation, offset_t count, C weight,
                                                                C* d_hidden, T const* gate, T const* up, T* d_gate,
                                                                T* d_up, T* hidden) {
-#pragma GCC ivdep
+  KOKOMO_INDEPENDENT
   for (offset_t i = 0; i < count; ++i) {
     C const g = C(gate[i]), u = C(up[i]), da = d_hidden[i];
     C const a = activation.template value<T>(g, u);
