@@ -46,12 +46,13 @@ int decorators();
 int batch_routers();
 int zero_computation();
 int transforms();
+int expert_selection();
 
 int main(int argc, char** argv) {
   Kokkos::ScopeGuard const kokkos(argc, argv);
   int const failed = sigmoid_routers() + softmax_routers() + selected_routers() + special_routers() + scorers() +
                      balancers() + token_routers() + token_scorers() + quantized_experts() + decorators() +
-                     batch_routers() + zero_computation() + transforms();
+                     batch_routers() + zero_computation() + transforms() + expert_selection();
   std::printf("%d failed\n", failed);
   return failed == 0 ? 0 : 1;
 }

@@ -3,16 +3,19 @@
 #define KOKOMO_MODELS_BATCH_ROUTING_HPP
 
 #include <kokomo/adjust/selective_sinkhorn.hpp>
+#include <kokomo/adjust/token_softmax.hpp>
 #include <kokomo/balancer/balancers.hpp>
 #include <kokomo/balancer/bip_balancing.hpp>
 #include <kokomo/balancer/importance_loss.hpp>
 #include <kokomo/balancer/load_balancing_loss.hpp>
 #include <kokomo/balancer/load_loss.hpp>
 #include <kokomo/balancer/membership_loss.hpp>
+#include <kokomo/balancer/token_coverage_loss.hpp>
 #include <kokomo/models/description.hpp>
 #include <kokomo/router/balanced_assignment.hpp>
 #include <kokomo/router/expert_choice.hpp>
 #include <kokomo/router/noisy_scorer.hpp>
+#include <kokomo/router/predicted_scorer.hpp>
 #include <kokomo/router/sinkhorn_top_k.hpp>
 
 /// Published routings that decide over a whole batch: docs/families/batch_routing.md.
@@ -24,6 +27,12 @@ using ExpertChoiceMoe = Layer<Router<LinearScorer, ExpertChoice>, Gate, NoBalanc
 /// The same with weights normalised over the experts that chose a token (Nucleus-Image).
 template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
 using ExpertChoiceNormalized = ExpertChoiceMoe<T, Exec, NormalizedSoftmaxGate>;
+
+/// tensorflow/mesh's expert selection: the same by a softmax over tokens, whose shares are the weights, divided by how many
+/// experts took the token; a loss that wants all tokens to be taken. `tokens_per_sequence` goes to all three policies.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Experts = AnyPlainExperts>
+using ExpertSelectionMesh = Layer<Router<LinearScorer, ExpertChoice>, ScoreGate<ExponentialScore, Normalize::count>,
+                                  TokenCoverageLoss, Experts, T, Exec, TokenSoftmax>;
 
 /// Megatron's Sinkhorn routing of one expert a token, weighed by the sigmoid of its logit.
 template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
@@ -61,6 +70,12 @@ using BipMoe = Layer<Router<LinearScorer, TopK<>>, Gate, BipBalancing, AnyGluExp
 template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Balancer = MembershipLoss>
 using MixtureOfDepths =
     Layer<Router<LinearScorer, ExpertChoice>, ScoreGate<IdentityScore>, Balancer, AnyGluExperts, T, Exec>;
+
+/// Mixture-of-Depths whose choice a small network predicts in inference, from an input that its gradient does not reach:
+/// `selector.inference = InferenceChoice::predicted`, `balancer.predicted = true`.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Experts = AnyGluExperts>
+using MixtureOfDepthsPredicted =
+    Layer<Router<PredictedScorer<>, ExpertChoice>, ScoreGate<IdentityScore>, MembershipLoss, Experts, T, Exec>;
 
 inline void configure(ExpertChoice& p, Description const& d) {
   p.places = d.capacity;

@@ -18,8 +18,9 @@ namespace kokomo::inline v0 {
 
 /// What a selector that needs the whole sequence does in inference, where later tokens are not known yet.
 enum class InferenceChoice {
-  best,           ///< the same as in training
-  above_threshold ///< every expert takes the tokens whose score is above a threshold: no token looks at another
+  best,            ///< the same as in training
+  above_threshold, ///< every expert takes the tokens whose score is above a threshold: no token looks at another
+  predicted        ///< the same with what PredictedScorer predicts in place of the score
 };
 
 namespace detail {
@@ -37,6 +38,20 @@ template <class Score, class T, class Exec> struct ScoreByExpert {
     for (index_t e = 0; e < routing.sizes.experts; ++e)
       scores(e, token) =
           masked || !routing.selectable(e) ? Kokkos::Experimental::quiet_NaN_v<C> : rankable(Score::value(row, z[e]));
+  }
+};
+
+/// The same of predictions, the second half of the logits.
+template <class T, class Exec> struct PredictionByExpert {
+  using C = compute_t<T>;
+  Routing<T, Exec> routing;
+  Matrix<C, Exec> scores;
+
+  KOKKOS_FUNCTION void operator()(offset_t token) const {
+    index_t const n = routing.sizes.experts;
+    for (index_t e = 0; e < n; ++e)
+      scores(e, token) = routing.masked(token) || !routing.selectable(e) ? Kokkos::Experimental::quiet_NaN_v<C>
+                                                                         : rankable(routing.logits(token, n + e));
   }
 };
 
@@ -121,9 +136,11 @@ void enter_taken(Exec const& exec, Takes const& takes, Assignment<T, Exec> const
 /// the gate's score function; ties go to the smaller token. Masked tokens are not taken. With one expert and raw scores
 /// this is the token selection of Mixture-of-Depths.
 ///
-/// Not causal: which tokens an expert takes depends on all of the sequence. `InferenceChoice::above_threshold` is.
+/// Not causal: which tokens an expert takes depends on all of the sequence. `InferenceChoice::above_threshold` is, and so is
+/// `predicted`.
 /// Source: google/flaxformer ExpertsChooseMaskedRouter (docs/policies/router/expert_choice.md).
-/// \throws kokomo::Error 108 for negative settings, or where neither places nor factor is positive
+/// \throws kokomo::Error 108 for negative settings, or where neither places nor factor is positive; 101 for predictions that
+///         the scorer does not have
 struct ExpertChoice {
   static constexpr bool causal = false;
   static constexpr bool balances_itself = true;
@@ -132,7 +149,7 @@ struct ExpertChoice {
   offset_t places = 0;              ///< >= 0, tokens an expert takes of a sequence, in place of `factor`
   offset_t tokens_per_sequence = 0; ///< >= 0; 0: experts choose among the whole batch
   InferenceChoice inference = InferenceChoice::best;
-  double threshold = 0; ///< of the score, for InferenceChoice::above_threshold
+  double threshold = 0; ///< of the score or prediction, for all but InferenceChoice::best
 
   template <class T, class Exec> struct Scratch {
     Matrix<compute_t<T>, Exec> scores; // [experts, tokens]
@@ -148,7 +165,10 @@ struct ExpertChoice {
     }
   };
 
-  void check(Sizes const&) const {
+  void check(Sizes const& sizes) const {
+    detail::require(inference != InferenceChoice::predicted || sizes.columns == 2 * sizes.experts, 101,
+                    "ExpertChoice by predictions reads ", 2 * sizes.experts,
+                    " columns of logits, expected those of the scorer: ", sizes.columns, " (PredictedScorer)");
     detail::require(factor >= 0 && places >= 0 && tokens_per_sequence >= 0, 108,
                     "ExpertChoice settings must not be negative: factor = ", factor, ", places = ", places,
                     ", tokens_per_sequence = ", tokens_per_sequence);
@@ -166,7 +186,7 @@ struct ExpertChoice {
   offset_t entries_per_token(Sizes const& sizes) const { return sizes.experts; }
   offset_t entries(Sizes const& sizes) const {
     offset_t const pairs = sizes.tokens * sizes.experts;
-    if (inference == InferenceChoice::above_threshold) return pairs;
+    if (inference != InferenceChoice::best) return pairs;
     return std::min(pairs, sequences(sizes).count() * limit(sizes) * sizes.experts);
   }
 
@@ -174,9 +194,14 @@ struct ExpertChoice {
   void select(Exec const& exec, Routing<T, Exec> const& routing, Nothing const&, Nothing const&,
               Assignment<T, Exec> const& a, Scratch<T, Exec> const& scratch) const {
     using C = compute_t<T>;
-    detail::for_each(exec, "kokomo::ExpertChoice::score", a.tokens,
-                     detail::ScoreByExpert<GateScore, T, Exec>{routing, scratch.scores});
-    if (routing.mode == Mode::inference && inference == InferenceChoice::above_threshold)
+    bool const by_threshold = routing.mode == Mode::inference && inference != InferenceChoice::best;
+    if (by_threshold && inference == InferenceChoice::predicted)
+      detail::for_each(exec, "kokomo::ExpertChoice::prediction", a.tokens,
+                       detail::PredictionByExpert<T, Exec>{routing, scratch.scores});
+    else
+      detail::for_each(exec, "kokomo::ExpertChoice::score", a.tokens,
+                       detail::ScoreByExpert<GateScore, T, Exec>{routing, scratch.scores});
+    if (by_threshold)
       return detail::enter_taken(exec, detail::TakesAbove<C, Exec>{scratch.scores, C(threshold)}, a, scratch.counts);
     auto const sequences = this->sequences(routing.sizes);
     detail::for_each(exec, "kokomo::ExpertChoice::bound", sequences.count() * a.experts,

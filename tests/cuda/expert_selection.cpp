@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#include "run.hpp"
+
+#include <kokomo/models/batch_routing.hpp>
+
+namespace {
+
+template <class Exec> using ExpertSelection = kokomo::models::ExpertSelectionMesh<float, Exec>;
+template <class Exec> using DepthsPredicted = kokomo::models::MixtureOfDepthsPredicted<float, Exec>;
+
+} // namespace
+
+int expert_selection() {
+  int failed = !Run<ExpertSelection>::agrees("ExpertSelection", [](auto& p) {
+    p.router.selector.tokens_per_sequence = p.balancer.tokens_per_sequence = p.adjust.tokens_per_sequence = 10;
+    p.experts.intermediate = 16;
+  });
+  failed += !Run<DepthsPredicted>::agrees("DepthsPredicted", [](auto& p) {
+    p.router.scorer.predictor.hidden = 16;
+    p.router.selector.inference = kokomo::InferenceChoice::predicted;
+    p.balancer.predicted = true;
+    p.experts.intermediate = 16;
+  });
+  return failed;
+}
