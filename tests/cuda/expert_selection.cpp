@@ -2,11 +2,13 @@
 #include "run.hpp"
 
 #include <kokomo/models/batch_routing.hpp>
+#include <kokomo/models/product_keys.hpp>
 
 namespace {
 
 template <class Exec> using ExpertSelection = kokomo::models::ExpertSelectionMesh<float, Exec>;
 template <class Exec> using DepthsPredicted = kokomo::models::MixtureOfDepthsPredicted<float, Exec>;
+template <class Exec> using NormalizedKeys = kokomo::models::OmniMoeNormalized<float, Exec>;
 
 } // namespace
 
@@ -20,6 +22,11 @@ int expert_selection() {
     p.router.selector.inference = kokomo::InferenceChoice::predicted;
     p.balancer.predicted = true;
     p.experts.intermediate = 16;
+  });
+  failed += !Run<NormalizedKeys>::agrees("NormalizedKeys", [](auto& p) {
+    kokomo::models::configure_omni_moe_normalized(p, 2, 3);
+    p.experts.count = 1;
+    p.experts.shared.intermediate = 16;
   });
   return failed;
 }

@@ -2,6 +2,7 @@
 #ifndef KOKOMO_MODELS_PRODUCT_KEYS_HPP
 #define KOKOMO_MODELS_PRODUCT_KEYS_HPP
 
+#include <kokomo/adjust/key_batch_norm.hpp>
 #include <kokomo/experts/single_neuron.hpp>
 #include <kokomo/experts/with_shared.hpp>
 #include <kokomo/gate/pair_gate.hpp>
@@ -21,6 +22,20 @@ using Peer = Layer<Router<KeyScorer, PairTopK>, PairGate, NoBalancer, SingleNeur
 template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
 using OmniMoe = Layer<Router<GridScorer, PairTopK>, PairGate, NoBalancer,
                       WithShared<SingleNeuronExperts<Silu>, Ungated, SwiGluExperts>, T, Exec>;
+
+/// OmniMoE as its code has it: the logits of rows and columns pass a batch norm before their log-softmax. Its adjustment does
+/// both, so the scorer does neither: configure_omni_moe_normalized. Running variances begin with ones.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
+using OmniMoeNormalized = Layer<Router<GridScorer, PairTopK>, PairGate, NoBalancer,
+                                WithShared<SingleNeuronExperts<Silu>, Ungated, SwiGluExperts>, T, Exec, KeyBatchNorm>;
+
+/// Its settings but for the experts': a grid of `rows` rows (0: a square), k experts, weights of the joint probability.
+template <class P> constexpr void configure_omni_moe_normalized(P& policies, index_t rows, int k) {
+  policies.router.scorer.rows = policies.router.selector.rows = policies.gate.rows = policies.adjust.rows = rows;
+  policies.router.scorer.log_softmax = false;
+  policies.router.selector.k = k;
+  policies.gate.weight = PairWeight::joint_probability;
+}
 
 } // namespace kokomo::inline v0::models
 
