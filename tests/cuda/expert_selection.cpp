@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #include "run.hpp"
 
+#include <kokomo/models/adaptive_routing.hpp>
 #include <kokomo/models/batch_routing.hpp>
 #include <kokomo/models/product_keys.hpp>
 
@@ -8,6 +9,7 @@ namespace {
 
 template <class Exec> using ExpertSelection = kokomo::models::ExpertSelectionMesh<float, Exec>;
 template <class Exec> using DepthsPredicted = kokomo::models::MixtureOfDepthsPredicted<float, Exec>;
+template <class Exec> using LoraMixer = kokomo::models::LoraMixer<float, Exec>;
 template <class Exec> using NormalizedKeys = kokomo::models::OmniMoeNormalized<float, Exec>;
 
 } // namespace
@@ -27,6 +29,14 @@ int expert_selection() {
     kokomo::models::configure_omni_moe_normalized(p, 2, 3);
     p.experts.count = 1;
     p.experts.shared.intermediate = 16;
+  });
+  failed += !Run<LoraMixer>::agrees("LoraMixer", [](auto& p) {
+    p.experts.intermediate = 4;
+    auto& preserve = std::get<2>(p.balancer.parts);
+    preserve.coefficient = 0.5f;
+    using Anchor = std::remove_cvref_t<decltype(preserve.anchor)>;
+    using Exec = typename decltype(preserve.preserved)::execution_space;
+    preserve.anchor = Anchor(kokomo::Allocator<Exec>(Exec{}), p.experts, {.hidden = 24, .weighted = 8});
   });
   return failed;
 }

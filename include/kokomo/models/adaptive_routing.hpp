@@ -7,6 +7,7 @@
 #include <kokomo/balancer/entropy_loss.hpp>
 #include <kokomo/balancer/importance_loss.hpp>
 #include <kokomo/balancer/load_loss.hpp>
+#include <kokomo/balancer/preserve_loss.hpp>
 #include <kokomo/balancer/published_losses.hpp>
 #include <kokomo/balancer/switch_loss.hpp>
 #include <kokomo/experts/autonomous.hpp>
@@ -77,6 +78,29 @@ using NanoVla = Layer<Router<PooledScorer<>, Escalate>, ConstantGate, NoBalancer
 /// Autonomy-of-Experts: no router; experts whose own first activations are largest, and which continue from those.
 template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
 using Autonomous = Layer<Router<ActivationNormScorer, TopK<>>, SoftmaxGate, NoBalancer, AutonomousExperts, T, Exec>;
+
+/// Adapters: two linear maps of a rank, `intermediate`.
+using AdapterExperts = FeedForwardExperts<Plain<Identity>>;
+
+/// LoRA-Mixer, from notes on the paper: adapters beside a frozen projection, weighed by a softmax over all; the projection is
+/// the caller's. `selector.k` all of them while the router learns, 3 afterwards.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
+using LoraMixer =
+    Layer<Router<LinearScorer, TopK<>>, SoftmaxGate,
+          Balancers<SwitchLoss<Chosen>, EntropyLoss, PreserveLoss<parameters_t<AdapterExperts, T, Exec>, Exec>>,
+          AdapterExperts, T, Exec>;
+
+/// Settings of LoraMixer's balancer: product * sum_e f_e P_e + entropy * mean entropy + preserve * squared distance from
+/// `anchor`. The paper's text penalises entropy (entropy > 0), its printed formula rewards it (entropy < 0).
+template <class T, class Exec>
+Balancers<SwitchLoss<Chosen>, EntropyLoss, PreserveLoss<typename AdapterExperts::template Parameters<T, Exec>, Exec>>
+lora_mixer_balance(float product, float entropy, int k, index_t experts, float preserve,
+                   AdapterExperts::Parameters<T, Exec> const& anchor) {
+  return {{SwitchLoss<Chosen>{.coefficient = product / float(experts), .top_k = k, .divide_by_k = true},
+           EntropyLoss{.coefficient = entropy},
+           PreserveLoss<typename AdapterExperts::template Parameters<T, Exec>, Exec>{.coefficient = preserve,
+                                                                                     .anchor = anchor}}};
+}
 
 } // namespace kokomo::inline v0::models
 
