@@ -3,6 +3,7 @@
 
 #include <kokomo/models/adaptive_routing.hpp>
 #include <kokomo/models/batch_routing.hpp>
+#include <kokomo/models/multi_head_routing.hpp>
 #include <kokomo/models/product_keys.hpp>
 
 namespace {
@@ -10,6 +11,7 @@ namespace {
 template <class Exec> using ExpertSelection = kokomo::models::ExpertSelectionMesh<float, Exec>;
 template <class Exec> using DepthsPredicted = kokomo::models::MixtureOfDepthsPredicted<float, Exec>;
 template <class Exec> using LoraMixer = kokomo::models::LoraMixer<float, Exec>;
+template <class Exec> using MultiHead = kokomo::models::MultiHeadRouting<float, Exec>;
 template <class Exec> using NormalizedKeys = kokomo::models::OmniMoeNormalized<float, Exec>;
 
 } // namespace
@@ -38,5 +40,7 @@ int expert_selection() {
     using Exec = typename decltype(preserve.preserved)::execution_space;
     preserve.anchor = Anchor(kokomo::Allocator<Exec>(Exec{}), p.experts, {.hidden = 24, .weighted = 8});
   });
+  failed += !Run<MultiHead>::agrees("MultiHead",
+                                    [](auto& p) { kokomo::models::configure_multi_head_routing(p, 3, 2, 4, 3); });
   return failed;
 }
