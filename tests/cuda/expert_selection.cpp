@@ -3,6 +3,7 @@
 
 #include <kokomo/models/adaptive_routing.hpp>
 #include <kokomo/models/batch_routing.hpp>
+#include <kokomo/models/dr_llm.hpp>
 #include <kokomo/models/multi_head_routing.hpp>
 #include <kokomo/models/product_keys.hpp>
 
@@ -12,6 +13,7 @@ template <class Exec> using ExpertSelection = kokomo::models::ExpertSelectionMes
 template <class Exec> using DepthsPredicted = kokomo::models::MixtureOfDepthsPredicted<float, Exec>;
 template <class Exec> using LoraMixer = kokomo::models::LoraMixer<float, Exec>;
 template <class Exec> using MultiHead = kokomo::models::MultiHeadRouting<float, Exec>;
+template <class Exec> using Repeated = kokomo::models::DrLlm<float, Exec>;
 template <class Exec> using NormalizedKeys = kokomo::models::OmniMoeNormalized<float, Exec>;
 
 } // namespace
@@ -42,5 +44,14 @@ int expert_selection() {
   });
   failed += !Run<MultiHead>::agrees("MultiHead",
                                     [](auto& p) { kokomo::models::configure_multi_head_routing(p, 3, 2, 4, 3); });
+  failed += !Run<Repeated>::agrees("Repeated",
+                                   [](auto& p) {
+                                     p.router.scorer.tokens_per_sequence = 10;
+                                     p.router.scorer.inner.hidden = 16;
+                                     p.experts.inner.intermediate = 16;
+                                     p.balancer.labels =
+                                         std::remove_cvref_t<decltype(p.balancer.labels)>("labels", 37); // zeros: skip
+                                   },
+                                   {.tokens = 37, .hidden = 24, .experts = 1});
   return failed;
 }
