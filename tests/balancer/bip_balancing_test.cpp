@@ -249,7 +249,7 @@ TEST_CASE("BIP: experts by another name, masks, nobody") {
 TEST_CASE("BIP in a layer: training moves the state, repeated calls agree, gradients stay exact") {
   using Subject = Layer<Router<LinearScorer, TopK<>>, NormalizedSigmoidGate, BipBalancing, ScaleExperts, double>;
   Fixture<Subject> fixture({.tokens = 16, .hidden = 3, .experts = 4}, {.router = {.selector = {.k = 2}}});
-  Kokkos::deep_copy(fixture.state.balancer.bias, 0);
+  to_device(Row(4), fixture.state.balancer.bias);
   fixture.mode = Mode::training;
   fixture.forward();
   auto bias = in_double(to_host(fixture.state.balancer.bias));

@@ -53,8 +53,8 @@ template <class Balancer> struct Subject {
     return to_host(total)[0];
   }
   void backward() {
-    Kokkos::deep_copy(grads.router.weight, 0.0);
-    grads.experts.for_each([](auto const&, auto const& view) { Kokkos::deep_copy(view, 0.0); }, "");
+    tensor(grads.router.weight).write(Row(grads.router.weight.size()));
+    for (auto const& [name, gradient] : policy_tensors(grads.experts)) gradient.write(Row(gradient.size));
     policy.template backward_parameters<double>(f.exec, parameters, f.routing, *m_saved, grads);
     f.exec.fence();
   }

@@ -307,7 +307,12 @@ TEST_CASE("fused experts: loads from nothing to everything on one expert") {
 
 TEST_CASE("fused experts: more than one block of rows, columns and depth") {
   std::mt19937 engine(5);
-  Case const sizes{{1, 125, 3, 0, 13}, 125, 530, 270, true};
-  check<float>(sizes, SwiGluExperts{}, engine);
-  check<bfloat16>(sizes, SwiGluExperts{}, engine);
+  // Blocks hold 120 rows, 256 steps of a sum and 512 columns (256 of gate and up) of float32: each pair of them at once.
+  for (Case const& sizes : {Case{{1, 121, 0, 3}, 121, 257, 40, true}, // rows and depth of gate and up
+                            Case{{2, 121}, 121, 33, 257, true},       // rows and columns of gate and up, depth of down
+                            Case{{121, 3}, 121, 513, 9, true},        // rows and columns of down
+                            Case{{1, 4}, 4, 257, 257, true}}) {       // columns and depth of gate and up
+    check<float>(sizes, SwiGluExperts{}, engine);
+    check<bfloat16>(sizes, SwiGluExperts{}, engine);
+  }
 }

@@ -4,10 +4,12 @@
 
 #include <discipline/busy.hpp>
 #include <discipline/watch.hpp>
-#include <properties/machine_of.hpp>
+#include <properties/machine.hpp>
 #include <support/catch.hpp>
+#include <support/guarded.hpp>
+#include <support/layer_fixture.hpp>
 
-#include <cmath>
+#include <functional>
 
 namespace discipline {
 
@@ -15,32 +17,8 @@ using kokomo::index_t;
 using kokomo::offset_t;
 
 /// Allocates nothing, fences nothing, copies nothing; kernels are named and run on `exec`.
-template <class Exec, class F> void require_disciplined(Exec const& exec, std::string const& what, F const& f) {
-  Record record;
-  {
-    Watch const watch(record);
-    f();
-  }
-  exec.fence("tests: the call's work is done");
-  INFO(what);
-  CHECK_FALSE(record.kernels.empty());
-  CHECK(record.allocations == std::vector<std::string>{});
-  CHECK(record.fences == std::vector<std::string>{});
-  CHECK(record.copies == std::vector<std::string>{});
-  for (auto const& kernel : record.kernels) {
-    INFO(kernel.label);
-    CHECK(kernel.label.starts_with("kokomo::"));
-    CHECK(kernel.instance == Kokkos::Tools::Experimental::device_id(exec));
-  }
-  if (what != "step") CHECK(record.regions == std::vector<std::string>{"kokomo::Layer::" + what});
-}
-
-template <class View> void require_finite(std::string const& name, View const& view) {
-  INFO(name);
-  bool finite = true;
-  for (double value : properties::download<double>(view)) finite = finite && std::isfinite(value);
-  CHECK(finite);
-}
+void require_disciplined(kokomo::test::Exec const& exec, std::string const& what, std::function<void()> const& f);
+void require_finite(std::string const& name, kokomo::test::Tensor const& tensor);
 
 /// forward, backward and step of a composition, in memory of exactly the planned size, with everything that they write
 /// poisoned before.
@@ -63,24 +41,24 @@ void check(typename LayerT::Policies const& policies, offset_t tokens = 33, offs
   auto const state = layer.make_state(exec);
   exec.fence("tests: parameters are there");
   unsigned seed = 0;
-  parameters.for_each([&](std::string const&, auto const& view) {
-    properties::upload(view, properties::random_numbers(view.size(), ++seed, 0.5));
-  });
-  gradients.for_each([](std::string const&, auto const& view) { properties::poison(view); });
+  for (auto const& view : kokomo::test::views_of(parameters))
+    view.tensor.write(properties::random_numbers(view.tensor.size, ++seed, 0.5));
+  auto const all_gradients = kokomo::test::views_of(gradients);
+  for (auto const& view : all_gradients) kokomo::test::poison_numbers(view.tensor.data, view.bytes);
 
   auto const random = [&](offset_t rows, offset_t columns) {
     Rows const view("random", std::size_t(rows), std::size_t(columns));
-    properties::upload(view, properties::random_numbers(view.size(), ++seed));
+    kokomo::test::tensor(view).write(properties::random_numbers(view.size(), ++seed));
     return view;
   };
   Rows const x = random(tokens, 12), dy = random(tokens, 12), router = random(tokens, router_hidden);
   Rows const y("y", std::size_t(tokens), 12), dx("dx", std::size_t(tokens), 12);
   Rows const d_router("d_router", std::size_t(tokens), std::size_t(router_hidden));
-  properties::poison(y), properties::poison(dx), properties::poison(d_router);
+  kokomo::test::poison_numbers(y), kokomo::test::poison_numbers(dx), kokomo::test::poison_numbers(d_router);
   Kokkos::View<offset_t*, Kokkos::LayoutRight, Exec> const ids("ids", std::size_t(tokens));
   Kokkos::View<index_t*, Kokkos::LayoutRight, Exec> const mask("mask", std::size_t(tokens));
-  properties::upload(ids, properties::random_numbers(ids.size(), ++seed, 4)); // some of them negative
-  properties::upload(mask, properties::random_numbers(mask.size(), ++seed, 4));
+  kokomo::test::tensor(ids).write(properties::random_numbers(ids.size(), ++seed, 4)); // some of them negative
+  kokomo::test::tensor(mask).write(properties::random_numbers(mask.size(), ++seed, 4));
   typename LayerT::Inputs inputs;
   typename LayerT::InputGradients d_inputs;
   inputs.x = x;
@@ -99,7 +77,7 @@ void check(typename LayerT::Policies const& policies, offset_t tokens = 33, offs
   if constexpr (requires { inputs.selector.experts; }) inputs.selector.experts = given;
 
   auto const plan = layer.plan(exec);
-  properties::Guarded<Exec> const workspace_memory(plan.workspace_bytes), tape_memory(plan.tape_bytes);
+  kokomo::test::Guarded const workspace_memory(plan.workspace_bytes), tape_memory(plan.tape_bytes);
   kokomo::Workspace<Exec> const workspace(workspace_memory.data(), workspace_memory.bytes(), plan.workers);
   kokomo::Tape<Exec> tape(tape_memory.data(), tape_memory.bytes());
 
@@ -109,7 +87,7 @@ void check(typename LayerT::Policies const& policies, offset_t tokens = 33, offs
   };
   auto const step = [&] { layer.step(exec, state); };
   require_disciplined(exec, "forward", forward);
-  properties::poison(exec, workspace.data(), workspace.bytes()); // nothing in it outlives a call
+  kokomo::test::poison_numbers(workspace.data(), workspace.bytes()); // nothing in it outlives a call
   require_disciplined(exec, "backward", backward);
   if constexpr (requires(typename LayerT::Balancer const& balancer) {
                   balancer.template step<T>(exec, state.balancer);
@@ -125,10 +103,10 @@ void check(typename LayerT::Policies const& policies, offset_t tokens = 33, offs
 
   CHECK(workspace_memory.intact());
   CHECK(tape_memory.intact());
-  require_finite("y", y);
-  require_finite("dx", dx);
-  require_finite("d_router_input", d_router);
-  gradients.for_each([](std::string const& name, auto const& view) { require_finite(name, view); });
+  require_finite("y", kokomo::test::tensor(y));
+  require_finite("dx", kokomo::test::tensor(dx));
+  require_finite("d_router_input", kokomo::test::tensor(d_router));
+  for (auto const& view : all_gradients) require_finite(view.name, view.tensor);
 }
 
 } // namespace discipline

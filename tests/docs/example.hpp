@@ -5,6 +5,8 @@
 #include <kokomo/layer.hpp>
 
 #include <support/catch.hpp>
+#include <support/compiled.hpp>
+#include <support/views.hpp>
 
 #include <cmath>
 #include <vector>
@@ -14,16 +16,31 @@ namespace example {
 
 template <class V> using Table = std::vector<std::vector<V>>;
 
-/// A copy of a View that the host can read.
+/// A View that the host can read: itself where it can, a copy else. As create_mirror_view_and_copy, which costs a
+/// compiler much more.
 template <class View> auto host(View const& view) {
-  return Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace{}, view);
+  if constexpr (kokomo::test::on_host_v<typename View::memory_space>) {
+    Kokkos::fence();
+    return view;
+  } else {
+    return Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace{}, view);
+  }
+}
+/// What was written into `host(view)` goes back.
+template <class View, class Host> void update(View const& view, Host const& copy) {
+  if constexpr (!kokomo::test::on_host_v<typename View::memory_space>) Kokkos::deep_copy(view, copy);
+}
+/// Every element becomes `value`.
+template <class View> void fill(View const& view, double value) {
+  auto const all = kokomo::test::tensor(view);
+  all.write(kokomo::test::Row(all.size, value));
 }
 
 /// Writes one number into a View.
 template <class View, class... At> void set(View const& view, double value, At... at) {
   auto const copy = host(view);
   copy(at...) = typename View::value_type(value);
-  Kokkos::deep_copy(view, copy);
+  update(view, copy);
 }
 
 /// A layer with everything that a call needs: parameters and x hold seeded numbers in (-1/2, 1/2), gradients and state
@@ -49,9 +66,9 @@ template <class LayerT> struct Example {
         x("x", shape.tokens, shape.hidden), y("y", shape.tokens, shape.hidden), dy("dy", shape.tokens, shape.hidden),
         dx("dx", shape.tokens, shape.hidden) {
     exec.fence();
-    parameters.for_each([&](std::string const&, auto const& view) { fill(view); });
-    fill(x);
-    fill(dy);
+    for (auto const& [name, tensor] : kokomo::test::tensors_of(parameters)) fill(tensor);
+    fill(kokomo::test::tensor(x));
+    fill(kokomo::test::tensor(dy));
     inputs.x = x;
   }
 
@@ -61,7 +78,7 @@ template <class LayerT> struct Example {
     REQUIRE(weight.extent(0) == weight.extent(1));
     for (std::size_t i = 0; i < weight.extent(0); ++i)
       for (std::size_t j = 0; j < weight.extent(1); ++j) weight(i, j) = C(i == j);
-    Kokkos::deep_copy(parameters.router.weight, weight);
+    update(parameters.router.weight, weight);
     set_x(logits);
   }
 
@@ -69,7 +86,7 @@ template <class LayerT> struct Example {
     auto const copy = host(x);
     for (std::size_t t = 0; t < rows.size(); ++t)
       for (std::size_t h = 0; h < rows[t].size(); ++h) copy(t, h) = T(rows[t][h]);
-    Kokkos::deep_copy(x, copy);
+    update(x, copy);
   }
 
   void forward(kokomo::Mode mode = kokomo::Mode::inference) {
@@ -101,13 +118,13 @@ template <class LayerT> struct Example {
 private:
   unsigned m_seed = 1;
 
-  template <class View> void fill(View const& view) {
-    auto const copy = host(view);
-    for (std::size_t i = 0; i < copy.size(); ++i) {
+  void fill(kokomo::test::Tensor const& tensor) {
+    kokomo::test::Row values(tensor.size);
+    for (double& value : values) {
       m_seed = m_seed * 1664525u + 1013904223u;
-      copy.data()[i] = typename View::value_type(double(m_seed >> 8) / (1 << 24) - 0.5);
+      value = double(m_seed >> 8) / (1 << 24) - 0.5;
     }
-    Kokkos::deep_copy(view, copy);
+    tensor.write(values);
   }
 
   Table<kokomo::index_t> entries(bool executed_only) const {
@@ -122,11 +139,7 @@ private:
   }
 
   template <class Matrix> static Table<double> table(Matrix const& matrix) {
-    auto const copy = host(matrix);
-    Table<double> rows(copy.extent(0));
-    for (std::size_t t = 0; t < rows.size(); ++t)
-      for (std::size_t h = 0; h < copy.extent(1); ++h) rows[t].push_back(copy(t, h));
-    return rows;
+    return kokomo::test::in_rows(kokomo::test::tensor(matrix).read(), matrix.extent(0));
   }
 };
 

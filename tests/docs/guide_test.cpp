@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #include <docs/example.hpp>
 #include <docs/positive.hpp>
+#include <support/compiled_io.hpp>
+#include <support/scale_experts.hpp>
 
 #include <kokomo/balancer/balancers.hpp>
 #include <kokomo/balancer/selection_bias.hpp>
@@ -257,9 +259,8 @@ TEST_CASE("threshold selector") {
 TEST_CASE("gradients of the threshold selector") {
   using Layer =
       kokomo::Layer<kokomo::Router<kokomo::LinearScorer, user::Positive>, kokomo::ScoreGate<kokomo::IdentityScore>,
-                    kokomo::NoBalancer, kokomo::SwiGluExperts, double>;
-  Example<Layer> run({.tokens = 5, .hidden = 4, .experts = 3},
-                     {.router = {.selector = {.at_most = 3}}, .experts = {.intermediate = 6}});
+                    kokomo::NoBalancer, kokomo::test::ScaleExperts, double>;
+  Example<Layer> run({.tokens = 5, .hidden = 4, .experts = 3}, {.router = {.selector = {.at_most = 3}}});
   run.forward();
   std::size_t entries = 0;
   for (auto const& row : run.chosen()) entries += row.size();

@@ -3,6 +3,8 @@
 #define KOKOMO_TESTS_ERRORS_CALL_HPP
 
 #include <errors/expect.hpp>
+#include <support/compiled.hpp>
+#include <support/guarded.hpp>
 
 #include <kokomo/layer.hpp>
 
@@ -21,6 +23,16 @@ template <class LayerT> typename LayerT::Policies sized(typename LayerT::Policie
   policies.experts.intermediate = 3;
   if constexpr (requires { policies.router.selector.vocabulary; }) policies.router.selector.vocabulary = 9;
   return policies;
+}
+
+inline void fill(kokomo::test::Tensor const& tensor, double value) {
+  tensor.write(kokomo::test::Row(tensor.size, value));
+}
+/// Bytes of Exec's memory.
+inline void append(std::vector<unsigned char>& all, void const* data, std::size_t bytes) {
+  if (data == nullptr) return;
+  all.resize(all.size() + bytes);
+  kokomo::test::copy_from_device(data, all.data() + all.size() - bytes, bytes);
 }
 
 /// A layer with all that a call needs, every bit of it right. Tests spoil one thing.
@@ -44,9 +56,9 @@ template <class LayerT> struct Call {
                 typename LayerT::Policies const& policies = sized<LayerT>())
       : layer(shape, policies), parameters(layer.make_parameters(exec)), gradients(layer.make_parameters(exec)),
         state(layer.make_state(exec)), plan(layer.plan(exec)), workspace(exec, plan), tape(exec, plan) {
-    Kokkos::deep_copy(y, 3.0f);
-    Kokkos::deep_copy(dx, 4.0f);
-    gradients.for_each([](std::string const&, auto const& view) { Kokkos::deep_copy(view, 5); });
+    fill(kokomo::test::tensor(y), 3);
+    fill(kokomo::test::tensor(dx), 4);
+    for (auto const& [name, tensor] : kokomo::test::tensors_of(gradients)) fill(tensor, 5);
     inputs.x = x;
     out = y;
     d_out = dy;
@@ -61,22 +73,13 @@ template <class LayerT> struct Call {
 template <class LayerT> std::vector<unsigned char> bytes_of(Call<LayerT> const& call) {
   call.exec.fence("tests: before looking");
   std::vector<unsigned char> all;
-  auto const add = [&](void const* data, std::size_t bytes) {
-    Kokkos::View<unsigned char const*, typename Exec::memory_space, Kokkos::MemoryUnmanaged> const view(
-        static_cast<unsigned char const*>(data), bytes);
-    auto const host = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace{}, view);
-    all.insert(all.end(), host.data(), host.data() + bytes);
-  };
-  auto const add_view = [&](auto const& view) {
-    if (view.data() != nullptr)
-      add(view.data(), view.span() * sizeof(typename std::decay_t<decltype(view)>::value_type));
-  };
-  add_view(call.y), add_view(call.dx), add_view(call.x);
-  add(call.tape.data(), call.tape.bytes());
-  add(call.workspace.data(), call.workspace.bytes());
-  call.gradients.for_each([&](std::string const&, auto const& view) { add_view(view); });
-  call.parameters.for_each([&](std::string const&, auto const& view) { add_view(view); });
-  call.state.for_each([&](std::string const&, auto const& view) { add_view(view); });
+  for (auto const* const batch : {&call.y, &call.dx, &call.x})
+    append(all, batch->data(), batch->size() * sizeof(float));
+  append(all, call.tape.data(), call.tape.bytes());
+  append(all, call.workspace.data(), call.workspace.bytes());
+  for (auto const& views : {kokomo::test::views_of(call.gradients), kokomo::test::views_of(call.parameters),
+                            kokomo::test::views_of(call.state)})
+    for (auto const& view : views) append(all, view.tensor.data, view.bytes);
   offset_t const held = call.tape.tokens();
   all.insert(all.end(), reinterpret_cast<unsigned char const*>(&held),
              reinterpret_cast<unsigned char const*>(&held + 1));

@@ -21,22 +21,21 @@ using Handed = kokomo::Layer<kokomo::Router<kokomo::MlpScorer, kokomo::TopK<>>>;
 
 template <class T> List<T> list(std::vector<T> const& values) {
   List<T> const view("list", values.size());
-  auto const host = Kokkos::create_mirror_view(view);
-  std::copy(values.begin(), values.end(), host.data());
-  Kokkos::deep_copy(view, host);
+  kokomo::test::to_device(values, view);
   return view;
 }
 
 double norm_of_row(Rows<float> const& rows, offset_t row) {
-  auto const host = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace{}, rows);
+  auto const values = kokomo::test::to_host(rows);
   double sum = 0;
-  for (offset_t h = 0; h < offset_t(host.extent(1)); ++h) sum += std::abs(double(host(row, h)));
+  for (std::size_t h = 0; h < rows.extent(1); ++h)
+    sum += std::abs(double(values[std::size_t(row) * rows.extent(1) + h]));
   return sum;
 }
 
 template <class LayerT> void fill(Call<LayerT>& call) {
-  Kokkos::deep_copy(call.x, 0.5f);
-  call.parameters.for_each([](std::string const&, auto const& view) { Kokkos::deep_copy(view, 0.25f); });
+  errors::fill(kokomo::test::tensor(call.x), 0.5);
+  for (auto const& [name, tensor] : kokomo::test::tensors_of(call.parameters)) errors::fill(tensor, 0.25);
 }
 
 } // namespace
@@ -68,8 +67,7 @@ TEST_CASE("hash: ids out of range route nowhere and are counted") {
   Call<Hashed> call;
   fill(call);
   // expert 3, none, and two ids that are none of the 4 experts
-  auto const table = list<index_t>({3, kokomo::none, 4, -7, 0, 0, 0, 0, 2});
-  Kokkos::deep_copy(call.state.selector.table, Kokkos::View<index_t**, Kokkos::LayoutRight, Exec>(table.data(), 9, 1));
+  kokomo::test::to_device(std::vector<index_t>{3, kokomo::none, 4, -7, 0, 0, 0, 0, 2}, call.state.selector.table);
   auto const known = list<offset_t>({0, 1, 2, 3, 8}), unknown = list<offset_t>({9, -1, offset_t(1) << 40, 0, 8});
   call.inputs.selector.token_ids = known;
   call.forward();

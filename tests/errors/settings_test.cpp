@@ -26,7 +26,7 @@
 #include <limits>
 
 using namespace kokomo;
-using errors::expect_error;
+using errors::expect_error, errors::expect_error_of;
 
 namespace {
 
@@ -45,24 +45,39 @@ template <class Experts> void give_size(Experts& experts) {
   if constexpr (requires { experts.routed; }) give_size(experts.routed), give_size(experts.shared);
 }
 
-/// Settings that make sense, but for what `change` does to them.
-template <class LayerT, class F> void refuses(int id, F const& change, std::initializer_list<std::string> parts) {
+/// Settings that make sense.
+template <class LayerT> struct Settings {
   Shape shape;
-  shape.tokens = 8;
-  shape.hidden = 6;
-  shape.experts = 4;
   typename LayerT::Policies policies;
-  give_size(policies.experts);
-  if constexpr (requires { policies.capacity.places; }) policies.capacity.places = 2;
-  if constexpr (requires { policies.space.size; }) policies.space.size = 2;
-  if constexpr (requires { policies.router.scorer.state_size; }) policies.router.scorer.state_size = 5;
-  if constexpr (requires { policies.router.selector.vocabulary; }) policies.router.selector.vocabulary = 9;
-  if constexpr (requires { policies.router.selector.allowed_groups; })
-    policies.router.selector.k = policies.router.selector.groups = policies.router.selector.allowed_groups = 2;
-  REQUIRE_NOTHROW(LayerT(shape, policies));
-  change(shape, policies);
-  expect_error(
-      id, [&] { LayerT(shape, policies); }, parts);
+
+  Settings() {
+    shape.tokens = 8;
+    shape.hidden = 6;
+    shape.experts = 4;
+    give_size(policies.experts);
+    if constexpr (requires { policies.capacity.places; }) policies.capacity.places = 2;
+    if constexpr (requires { policies.space.size; }) policies.space.size = 2;
+    if constexpr (requires { policies.router.scorer.state_size; }) policies.router.scorer.state_size = 5;
+    if constexpr (requires { policies.router.selector.vocabulary; }) policies.router.selector.vocabulary = 9;
+    if constexpr (requires { policies.router.selector.allowed_groups; })
+      policies.router.selector.k = policies.router.selector.groups = policies.router.selector.allowed_groups = 2;
+  }
+  static void make_layer(void const* settings) {
+    auto const& self = *static_cast<Settings const*>(settings);
+    LayerT(self.shape, self.policies);
+  }
+};
+
+void require_accepted(void (*make_layer)(void const*), void const* settings) {
+  REQUIRE_NOTHROW(make_layer(settings));
+}
+
+/// The same but for what `change` does to them.
+template <class LayerT, class F> void refuses(int id, F const& change, std::initializer_list<std::string> parts) {
+  Settings<LayerT> settings;
+  require_accepted(&Settings<LayerT>::make_layer, &settings);
+  change(settings.shape, settings.policies);
+  expect_error_of(id, &Settings<LayerT>::make_layer, &settings, parts);
 }
 
 constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();

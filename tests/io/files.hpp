@@ -2,16 +2,15 @@
 #ifndef KOKOMO_TESTS_IO_FILES_HPP
 #define KOKOMO_TESTS_IO_FILES_HPP
 
+#include <io/check_error.hpp>
 #include <support/catch.hpp>
-
-#include <kokomo/error.hpp>
+#include <support/compiled_io.hpp>
 
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <initializer_list>
 #include <span>
 #include <string>
 #include <string_view>
@@ -51,19 +50,6 @@ inline std::string file_of(std::string const& header, std::string const& data = 
 
 inline std::span<std::byte const> as_bytes(std::string_view text) {
   return std::as_bytes(std::span(text));
-}
-
-/// Checks that `action` throws kokomo::Error `id` and that its text holds all of `parts`.
-template <class Action> void check_error(Action&& action, int id, std::initializer_list<std::string_view> parts) {
-  try {
-    action();
-  } catch (kokomo::Error const& error) {
-    INFO(error.what());
-    CHECK(error.id() == id);
-    for (auto const part : parts) CHECK_THAT(error.what(), Catch::Matchers::ContainsSubstring(std::string(part)));
-    return;
-  }
-  FAIL_CHECK("no error, expected " << id);
 }
 
 #endif

@@ -4,77 +4,27 @@
 
 #include <properties/machine.hpp>
 
-#include <kokomo/layer.hpp>
+#include <support/compiled.hpp>
+#include <support/guarded.hpp>
+#include <support/layer_fixture.hpp>
 
-#include <cstring>
-#include <stdexcept>
+#include <kokomo/layer.hpp>
 
 namespace properties {
 
-/// Fills memory with what is NaN in every storage type, and as an integer far out of every range and ever another one.
-template <class Exec> void poison(Exec const&, void* data, std::size_t bytes) {
-  std::vector<std::uint32_t> words(bytes / 4 + 1);
-  for (std::size_t i = 0; i < words.size(); ++i) words[i] = 0x7ff87ff8u + std::uint32_t(i % 7);
-  using Bytes = unsigned char*;
-  Kokkos::deep_copy(Kokkos::View<Bytes, typename Exec::memory_space, Kokkos::MemoryUnmanaged>(Bytes(data), bytes),
-                    Kokkos::View<Bytes, Kokkos::HostSpace, Kokkos::MemoryUnmanaged>(Bytes(words.data()), bytes));
-}
+using kokomo::test::Guarded, kokomo::test::NamedView, kokomo::test::poison_numbers, kokomo::test::views_of;
 
-/// Poisoned memory of exactly `bytes` bytes between guards.
-template <class Exec> class Guarded {
-public:
-  explicit Guarded(std::size_t bytes) : m_memory("guarded", bytes + 2 * guard), m_bytes(bytes) {
-    Kokkos::deep_copy(m_memory, 0xa5);
-    poison(Exec{}, data(), bytes);
-  }
-  std::byte* data() const { return reinterpret_cast<std::byte*>(m_memory.data() + guard); }
-  std::size_t bytes() const { return m_bytes; }
-  bool intact() const {
-    auto const host = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace{}, m_memory);
-    for (std::size_t i = 0; i < guard; ++i)
-      if (host(i) != 0xa5 || host(guard + m_bytes + i) != 0xa5) return false;
-    return true;
-  }
-
-private:
-  static constexpr std::size_t guard = 1024;
-  Kokkos::View<unsigned char*, typename Exec::memory_space> m_memory;
-  std::size_t m_bytes;
-};
-
-template <class View> void poison(View const& view) {
-  poison(typename View::execution_space{}, view.data(), view.size() * sizeof(typename View::value_type));
-}
-
+void upload(kokomo::test::Tensor const& tensor, std::vector<double> const& values);
 template <class View> void upload(View const& view, std::vector<double> const& values) {
-  if (values.size() != view.size()) throw std::logic_error("properties: a tensor of another size");
-  auto const host = Kokkos::create_mirror_view(view);
-  for (std::size_t i = 0; i < values.size(); ++i)
-    host.data()[i] = static_cast<typename View::non_const_value_type>(values[i]);
-  Kokkos::deep_copy(view, host);
+  upload(kokomo::test::tensor(view), values);
+}
+template <class View> std::vector<double> download(View const& view) {
+  return kokomo::test::tensor(view).read();
 }
 
-template <class Number, class View> std::vector<Number> download(View const& view) {
-  auto const host = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace{}, view);
-  std::vector<Number> values(host.size());
-  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<Number>(host.data()[i]);
-  return values;
-}
-
-template <class Object> Tensors tensors_of(Object const& object) {
-  Tensors tensors;
-  object.for_each([&](std::string const& name, auto const& view) {
-    Tensor tensor;
-    for (std::size_t d = 0; d < view.rank(); ++d) tensor.extents.push_back(offset_t(view.extent(int(d))));
-    tensor.values = download<double>(view);
-    tensors[name] = std::move(tensor);
-  });
-  return tensors;
-}
-
-template <class Object> void upload_all(Object const& object, Tensors const& tensors) {
-  object.for_each([&](std::string const& name, auto const& view) { upload(view, tensors.at(name).values); });
-}
+void read_assignment(Result& result, kokomo::test::HostAssignment const& assignment);
+Tensors tensors_of(std::vector<NamedView> const& views);
+void upload_all(std::vector<NamedView> const& views, Tensors const& tensors);
 
 template <class LayerT> class MachineOf final : public Machine {
 public:
@@ -83,8 +33,9 @@ public:
   using Batch2D = Kokkos::View<T**, Kokkos::LayoutRight, Exec>;
 
   MachineOf(kokomo::Shape const& shape, typename LayerT::Policies const& policies) : m_layer(shape, policies) {
-    parameters = tensors_of(m_layer.make_parameters(Exec{}));
-    state = tensors_of(m_layer.make_state(Exec{}));
+    static_assert(std::is_same_v<Exec, kokomo::test::Exec>);
+    parameters = tensors_of(views_of(m_layer.make_parameters(Exec{})));
+    state = tensors_of(views_of(m_layer.make_state(Exec{})));
     unsigned seed = 77;
     for (auto& [name, tensor] : parameters) tensor.values = random_numbers(tensor.values.size(), ++seed, 0.5);
   }
@@ -95,14 +46,14 @@ public:
     Exec const exec = partition ? Kokkos::Experimental::partition_space(Exec{}, 1, 1)[0] : Exec{};
     auto const p = m_layer.make_parameters(exec), grads = m_layer.make_parameters(exec);
     auto const s = m_layer.make_state(exec);
-    upload_all(p, parameters);
-    upload_all(s, state);
+    upload_all(views_of(p), parameters);
+    upload_all(views_of(s), state);
     auto plan = m_layer.plan(exec);
     int const shares = workers > 0 ? workers : plan.workers;
     // a workspace for another number of workers than the instance has: its part for each is all alike
     if (plan.workers > 0)
       plan.workspace_bytes += std::size_t(shares) * worker_bytes() - std::size_t(plan.workers) * worker_bytes();
-    Guarded<Exec> const workspace_memory(plan.workspace_bytes), tape_memory(plan.tape_bytes);
+    Guarded const workspace_memory(plan.workspace_bytes), tape_memory(plan.tape_bytes);
     kokomo::Workspace<Exec> const workspace(workspace_memory.data(), workspace_memory.bytes(), shares);
     kokomo::Tape<Exec> tape(tape_memory.data(), tape_memory.bytes());
 
@@ -121,22 +72,22 @@ public:
 
     Result result;
     if (pass == Pass::forward_and_backward) {
-      grads.for_each([](std::string const&, auto const& view) { poison(view); });
-      poison(exec, workspace.data(), workspace.bytes());
+      for (auto const& view : views_of(grads)) poison_numbers(view.tensor.data, view.bytes);
+      poison_numbers(workspace.data(), workspace.bytes());
       Batch2D const dy = matrix(batch.dy, batch.tokens, hidden), dx = matrix({}, batch.tokens, hidden);
       Batch2D const d_router = matrix({}, batch.tokens, m_layer.sizes().router_width);
       typename LayerT::InputGradients d_inputs;
       d_inputs.x = dx;
       if (!batch.router_input.empty()) d_inputs.router_input = d_router;
       m_layer.backward(exec, p, s, inputs, dy, d_inputs, grads, workspace, tape);
-      result.dx = download<double>(dx);
-      if (!batch.router_input.empty()) result.d_router_input = download<double>(d_router);
-      result.gradients = tensors_of(grads);
+      result.dx = download(dx);
+      if (!batch.router_input.empty()) result.d_router_input = download(d_router);
+      result.gradients = tensors_of(views_of(grads));
     }
     read(result, m_layer.saved(tape));
-    result.y = download<double>(y);
+    result.y = download(y);
     result.status = m_layer.status(exec, tape);
-    state = tensors_of(s);
+    state = tensors_of(views_of(s));
     result.guards_intact = workspace_memory.intact() && tape_memory.intact();
     return result;
   }
@@ -144,9 +95,9 @@ public:
   void step() override {
     Exec const exec;
     auto const s = m_layer.make_state(exec);
-    upload_all(s, state);
+    upload_all(views_of(s), state);
     m_layer.step(exec, s);
-    state = tensors_of(s);
+    state = tensors_of(views_of(s));
   }
 
 private:
@@ -157,24 +108,15 @@ private:
   static Batch2D matrix(std::vector<double> const& values, offset_t rows, offset_t columns) {
     Batch2D const view("matrix", std::size_t(rows), std::size_t(columns));
     if (values.empty())
-      poison(view);
+      poison_numbers(view);
     else
       upload(view, values);
     return view;
   }
   template <class Saved> static void read(Result& result, Saved const& saved) {
-    auto const& a = saved.assignment;
-    result.logits = download<double>(saved.logits);
-    result.loss = download<double>(saved.loss).at(0);
-    result.token_offsets = download<offset_t>(a.token_offsets);
-    result.expert_offsets = download<offset_t>(a.expert_offsets);
-    result.expert = download<index_t>(a.expert);
-    result.weight = download<double>(a.weight);
-    result.row = download<index_t>(a.row);
-    result.entry_of_row = download<index_t>(a.entry_of_row);
-    result.token_of_row = download<index_t>(a.token_of_row);
-    result.expert_of_row = download<index_t>(a.expert_of_row);
-    result.weight_of_row = download<double>(a.weight_of_row);
+    result.logits = download(saved.logits);
+    result.loss = download(saved.loss).at(0);
+    read_assignment(result, kokomo::test::on_host(saved.assignment));
   }
 
   LayerT m_layer;

@@ -3,22 +3,51 @@
 #define KOKOMO_TESTS_SUPPORT_LAYER_FIXTURE_HPP
 
 #include <support/catch.hpp>
+#include <support/compiled.hpp>
 #include <support/describe.hpp>
 #include <support/reference.hpp>
 #include <support/views.hpp>
 
 #include <kokomo/layer.hpp>
 
-#include <cmath>
 #include <cstdint>
 #include <functional>
-#include <limits>
 #include <random>
 #include <string>
 #include <type_traits>
 #include <vector>
 
 namespace kokomo::test {
+
+/// An Assignment of any type on the host.
+struct HostAssignment {
+  offset_t tokens = 0;
+  index_t experts = 0;
+  std::vector<offset_t> token_offsets, expert_offsets;
+  std::vector<index_t> expert, row, entry_of_row, token_of_row, expert_of_row;
+  Row weight, weight_of_row;
+};
+template <class T, class Exec> HostAssignment on_host(Assignment<T, Exec> const& a) {
+  return {a.tokens,
+          a.experts,
+          to_host(a.token_offsets),
+          to_host(a.expert_offsets),
+          to_host(a.expert),
+          to_host(a.row),
+          to_host(a.entry_of_row),
+          to_host(a.token_of_row),
+          to_host(a.expert_of_row),
+          in_double(to_host(a.weight)),
+          in_double(to_host(a.weight_of_row))};
+}
+extern template HostAssignment on_host(Assignment<double, Exec> const&);
+extern template HostAssignment on_host(Assignment<float, Exec> const&);
+
+/// The entries of a Result.
+reference::Result result_of(HostAssignment const& assignment);
+
+/// What the reference works on: parameters and state by their names.
+void add_tensors(reference::Inputs& inputs, Tensors const& tensors);
 
 /// A layer with everything that it works on, filled from a seed.
 template <class LayerT> struct Fixture {
@@ -53,10 +82,9 @@ template <class LayerT> struct Fixture {
     for (Batch* const batch_view : {&x, &y, &dy, &dx}) *batch_view = Batch("batch", rows, width);
     exec.fence();
     fill(x), fill(dy);
-    parameters.for_each([&](std::string const&, auto const& view) { fill(view); });
-    state.for_each([&](std::string const& name, auto const& view) {
-      if (name == "balancer.bias") fill(view, 0.3);
-    });
+    for (auto const& [name, tensor] : tensors_of(parameters)) fill_uniform(tensor, engine);
+    for (auto const& [name, tensor] : tensors_of(state))
+      if (name == "balancer.bias") fill_uniform(tensor, engine, 0.3);
     if (shape.router_hidden > 0) {
       router_input = Batch("router_input", rows, static_cast<std::size_t>(shape.router_hidden));
       d_router_input = Batch("d_router_input", rows, static_cast<std::size_t>(shape.router_hidden));
@@ -65,13 +93,7 @@ template <class LayerT> struct Fixture {
   }
 
   /// Uniform numbers in [-size, size).
-  template <class V> void fill(V const& view, double size = 1) {
-    using Value = typename V::value_type;
-    std::uniform_real_distribution<double> uniform(-size, size);
-    std::vector<Value> values(view.size());
-    for (Value& value : values) value = Value(static_cast<compute_t<Value>>(uniform(engine)));
-    to_device(values, view);
-  }
+  template <class V> void fill(V const& view, double size = 1) { fill_uniform(tensor(view), engine, size); }
 
   void set_mask(std::vector<index_t> const& mask) {
     token_mask = OwnedVector<index_t, Exec>("mask", mask.size());
@@ -114,7 +136,8 @@ template <class LayerT> struct Fixture {
       poison_view(d_router_input);
       d_inputs.router_input = d_router_input;
     }
-    if (write == Write::overwrite) gradients.for_each([&](std::string const&, auto const& view) { poison_view(view); });
+    if (write == Write::overwrite)
+      for (auto const& [name, tensor] : tensors_of(gradients)) poison_tensor(tensor);
     layer.backward(exec, parameters, state, inputs(), dy, d_inputs, gradients, workspace, tape, write);
     exec.fence();
   }
@@ -122,13 +145,10 @@ template <class LayerT> struct Fixture {
   /// What the reference works on.
   reference::Inputs reference_inputs() const {
     reference::Inputs in;
-    auto const take = [&](std::string const& name, auto const& view) {
-      in.parameters[name] = in_double(to_host(view));
-    };
-    parameters.for_each(take);
-    state.for_each(take);
-    in.x = in_rows(in_double(to_host(x)), std::size_t(tokens));
-    if (router_input.extent(1) > 0) in.router_input = in_rows(in_double(to_host(router_input)), std::size_t(tokens));
+    add_tensors(in, tensors_of(parameters));
+    add_tensors(in, tensors_of(state));
+    in.x = in_rows(tensor(x).read(), std::size_t(tokens));
+    if (router_input.extent(1) > 0) in.router_input = in_rows(tensor(router_input).read(), std::size_t(tokens));
     for (index_t const m : to_host(token_mask)) in.mask.push_back(m);
     for (auto const& row : in_rows(in_double(to_host(experts)), experts.extent(0))) {
       in.choice.emplace_back(row.begin(), row.end());
@@ -150,23 +170,10 @@ template <class LayerT> struct Fixture {
   /// What forward left in the tape, and y.
   reference::Result result() const {
     auto const saved = layer.saved(tape);
-    auto const& a = saved.assignment;
-    reference::Result r;
-    auto const rows = std::size_t(tokens);
-    r.logits = in_rows(in_double(to_host(saved.logits)), rows);
-    r.y = in_rows(in_double(to_host(y)), rows);
-    r.loss = static_cast<double>(to_host(saved.loss)[0]);
-    auto const offsets = to_host(a.token_offsets);
-    auto const expert = to_host(a.expert), row = to_host(a.row);
-    auto const weight = to_host(a.weight);
-    for (std::size_t t = 0; t < rows; ++t) {
-      r.choice.emplace_back(), r.kept.emplace_back(), r.weights.emplace_back();
-      for (auto i = offsets[t]; i < offsets[t + 1]; ++i) {
-        r.choice[t].push_back(expert[i]);
-        r.kept[t].push_back(row[i] != none);
-        r.weights[t].push_back(static_cast<double>(weight[i]));
-      }
-    }
+    auto r = result_of(on_host(saved.assignment));
+    r.logits = in_rows(tensor(saved.logits).read(), std::size_t(tokens));
+    r.y = in_rows(tensor(y).read(), std::size_t(tokens));
+    r.loss = tensor(saved.loss).read()[0];
     auto const status = layer.status(exec, tape);
     r.dropped = int(status.dropped);
     r.tokens_without_expert = int(status.tokens_without_expert);
@@ -175,29 +182,9 @@ template <class LayerT> struct Fixture {
 };
 
 /// The second half of an Assignment says the same as the first: executed entries, by expert, in token order.
+void check_grouping(HostAssignment const& assignment);
 template <class F> void check_grouping(F const& fixture) {
-  auto const a = fixture.layer.saved(fixture.tape).assignment;
-  auto const offsets = to_host(a.token_offsets), expert_offsets = to_host(a.expert_offsets);
-  auto const expert = to_host(a.expert), row = to_host(a.row), entry_of_row = to_host(a.entry_of_row),
-             token_of_row = to_host(a.token_of_row), expert_of_row = to_host(a.expert_of_row);
-  auto const weight = to_host(a.weight), weight_of_row = to_host(a.weight_of_row);
-  REQUIRE(offsets[0] == 0);
-  REQUIRE(expert_offsets[0] == 0);
-  std::size_t next = 0;
-  for (index_t e = 0; e < a.experts; ++e) {
-    REQUIRE(expert_offsets[e] == offset_t(next));
-    for (offset_t t = 0; t < a.tokens; ++t)
-      for (offset_t i = offsets[t]; i < offsets[t + 1]; ++i) {
-        if (row[i] == none || expert[i] != e) continue;
-        REQUIRE(row[i] == index_t(next));
-        REQUIRE(entry_of_row[next] == index_t(i));
-        REQUIRE(token_of_row[next] == index_t(t));
-        REQUIRE(expert_of_row[next] == e);
-        REQUIRE((weight_of_row[next] == weight[i] || weight[i] != weight[i])); // a NaN logit's weight is NaN
-        ++next;
-      }
-  }
-  REQUIRE(expert_offsets[a.experts] == offset_t(next));
+  check_grouping(on_host(fixture.layer.saved(fixture.tape).assignment));
 }
 
 /// How far float64, float32 and 16-bit layers may be from the reference, in ||out - ref|| / ||ref||.
@@ -214,22 +201,15 @@ template <class T> constexpr double tolerance() {
   return 1e-2;
 }
 
-/// Runs forward and compares choices exactly and numbers with the reference's.
+/// Compares choices exactly and numbers to the tolerances of routing and of outputs.
+void check_results(reference::Result const& out, reference::Result const& ref, double routing, double output);
+
+/// Runs forward and compares it with the reference.
 template <class F> void check_forward(F& fixture) {
   using T = typename F::T;
-  // Routing computes in float32 or float64, whatever the storage.
-  double const routing = tolerance<compute_t<T>>();
   fixture.forward();
-  auto const out = fixture.result();
-  auto const ref = fixture.reference_result();
-  CHECK(relative_error(flat(out.logits), flat(ref.logits)) <= routing);
-  REQUIRE(out.choice == ref.choice);
-  REQUIRE(out.kept == ref.kept);
-  CHECK(relative_error(flat(out.weights), flat(ref.weights)) <= routing);
-  CHECK(relative_error(flat(out.y), flat(ref.y)) <= tolerance<T>());
-  CHECK(relative_error({out.loss}, {ref.loss}) <= routing);
-  CHECK(out.dropped == ref.dropped);
-  CHECK(out.tokens_without_expert == ref.tokens_without_expert);
+  // Routing computes in float32 or float64, whatever the storage.
+  check_results(fixture.result(), fixture.reference_result(), tolerance<compute_t<T>>(), tolerance<T>());
   check_grouping(fixture);
 }
 

@@ -2,6 +2,7 @@
 #ifndef KOKOMO_TESTS_SUPPORT_ROUTING_FIXTURE_HPP
 #define KOKOMO_TESTS_SUPPORT_ROUTING_FIXTURE_HPP
 
+#include <support/compiled.hpp>
 #include <support/views.hpp>
 
 #include <kokomo/assignment.hpp>
@@ -49,8 +50,7 @@ template <class TypeT = double, class ExecT = Exec> struct RoutingFixture {
     sizes.shared = shared;
     sizes.experts = sizes.weighted = sizes.columns - shared;
     sizes.workers = detail::product_workers(exec);
-    auto const values = flat(rows);
-    to_device(std::vector<C>(values.begin(), values.end()), logits);
+    to_device(flat(rows), logits);
   }
 
   void set_bias(Row const& values) { set(bias, values); }
@@ -93,7 +93,7 @@ template <class TypeT = double, class ExecT = Exec> struct RoutingFixture {
     refresh();
     detail::Arena counted;
     (void)Assignment<T, Exec>(counted, sizes.tokens, sizes.experts, sizes.entries);
-    detail::Arena arena(memory(counted.used()));
+    detail::Arena arena(m_memory.allocate(counted.used()));
     assignment = Assignment<T, Exec>(arena, sizes.tokens, sizes.experts, sizes.entries);
   }
 
@@ -101,7 +101,7 @@ template <class TypeT = double, class ExecT = Exec> struct RoutingFixture {
   void group() {
     Matrix<index_t, Exec> const counts(
         reinterpret_cast<index_t*>(
-            memory(std::size_t(detail::grouping_blocks(sizes.tokens) * sizes.experts) * sizeof(index_t))),
+            m_memory.allocate(std::size_t(detail::grouping_blocks(sizes.tokens) * sizes.experts) * sizeof(index_t))),
         std::size_t(detail::grouping_blocks(sizes.tokens)), std::size_t(sizes.experts));
     detail::group_by_expert(exec, assignment, counts);
     exec.fence();
@@ -120,7 +120,7 @@ template <class TypeT = double, class ExecT = Exec> struct RoutingFixture {
   template <class Gate> Rows gate_gradient(Gate const& gate, Row d_weights) {
     d_weights.resize(std::size_t(assignment.entries()), 0.0);
     OwnedVector<C, Exec> d_weight("d_weight", d_weights.size());
-    to_device(std::vector<C>(d_weights.begin(), d_weights.end()), d_weight);
+    to_device(d_weights, d_weight);
     OwnedMatrix<C, Exec> d_logits("d_logits", logits.extent(0), logits.extent(1));
     poison_view(d_logits);
     auto const parameters = parameters_of(gate), grads = parameters_of(gate);
@@ -128,7 +128,7 @@ template <class TypeT = double, class ExecT = Exec> struct RoutingFixture {
                               Matrix<C, Exec>(d_logits), grads, Write::overwrite,
                               laid_out<backward_scratch_t<Gate, T, Exec>>(gate));
     exec.fence();
-    return in_rows(in_double(to_host(d_logits)), logits.extent(0));
+    return in_rows(tensor(d_logits).read(), logits.extent(0));
   }
 
   /// Lets a balancer see what was chosen; returns its loss.
@@ -137,17 +137,17 @@ template <class TypeT = double, class ExecT = Exec> struct RoutingFixture {
                  saved_t<Balancer, T, Exec> const& saved) {
     detail::check_settings(balancer, sizes);
     refresh();
-    Kokkos::deep_copy(m_loss, C(0));
+    to_device(Row{0}, m_loss);
     balancer.template observe<T>(exec, routing, assignment, state, saved, Vector<C, Exec>(m_loss));
     exec.fence();
-    return double(to_host(m_loss)[0]);
+    return tensor(m_loss).read()[0];
   }
   /// d_logits of the loss that `observe` saw.
   template <class Balancer> Rows loss_gradient(Balancer const& balancer, saved_t<Balancer, T, Exec> const& saved) {
     OwnedMatrix<C, Exec> d_logits("d_logits", logits.extent(0), logits.extent(1)); // zero: a balancer adds
     balancer.template backward<T>(exec, routing, assignment, saved, Matrix<C, Exec>(d_logits));
     exec.fence();
-    return in_rows(in_double(to_host(d_logits)), logits.extent(0));
+    return in_rows(tensor(d_logits).read(), logits.extent(0));
   }
 
   /// Experts that each token chose, in entry order, without those of nobody.
@@ -178,25 +178,14 @@ template <class TypeT = double, class ExecT = Exec> struct RoutingFixture {
   template <class Object, class Policy> Object laid_out(Policy const& policy) {
     detail::Arena counted;
     (void)detail::make<Object>(counted, policy, sizes);
-    detail::Arena arena(memory(counted.used()));
+    detail::Arena arena(m_memory.allocate(counted.used()));
     return detail::make<Object>(arena, policy, sizes);
   }
 
 private:
-  using Bytes = Kokkos::View<std::byte*, typename Exec::memory_space>;
-
-  /// Poisoned, 64-byte aligned, alive as long as the fixture.
-  std::byte* memory(std::size_t bytes) {
-    Bytes const block("memory", bytes + detail::Arena::alignment);
-    Kokkos::deep_copy(block, std::byte(0xff));
-    m_memory.push_back(block);
-    auto const address = reinterpret_cast<std::uintptr_t>(block.data());
-    return block.data() + (detail::Arena::alignment - address % detail::Arena::alignment) % detail::Arena::alignment;
-  }
-
   template <class V, class Values> static void set(V& view, Values const& values) {
     view = V("values", values.size());
-    to_device(std::vector<typename V::value_type>(values.begin(), values.end()), view);
+    to_device(values, view);
   }
 
   void refresh() {
@@ -220,25 +209,14 @@ private:
 
   OwnedVector<C, Exec> m_loss;
   OwnedVector<Status, Exec> m_status;
-  std::vector<Bytes> m_memory;
+  PoisonedMemory m_memory;
 };
+extern template struct RoutingFixture<double, Exec>;
+extern template struct RoutingFixture<float, Exec>;
 
 /// Central differences of f(logits) for every logit, with a step h: off by h^2 times the third derivative, and by rounding
 /// 1e-16 |f| / h.
-inline Rows logit_differences(Rows logits, std::function<double(Rows const&)> const& f, double h = 1e-5) {
-  Rows differences = logits;
-  for (std::size_t t = 0; t < logits.size(); ++t)
-    for (std::size_t e = 0; e < logits[t].size(); ++e) {
-      double const original = logits[t][e];
-      logits[t][e] = original + h;
-      double const above = f(logits);
-      logits[t][e] = original - h;
-      double const below = f(logits);
-      logits[t][e] = original;
-      differences[t][e] = (above - below) / (2 * h);
-    }
-  return differences;
-}
+Rows logit_differences(Rows logits, std::function<double(Rows const&)> const& f, double h = 1e-5);
 
 } // namespace kokomo::test
 

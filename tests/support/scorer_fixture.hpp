@@ -2,13 +2,14 @@
 #ifndef KOKOMO_TESTS_SUPPORT_SCORER_FIXTURE_HPP
 #define KOKOMO_TESTS_SUPPORT_SCORER_FIXTURE_HPP
 
+#include <support/compiled.hpp>
 #include <support/views.hpp>
 
 #include <kokomo/check.hpp>
 #include <kokomo/concepts.hpp>
 #include <kokomo/detail/product.hpp>
 
-#include <map>
+#include <functional>
 #include <random>
 #include <string>
 
@@ -45,19 +46,14 @@ template <class Scorer, class TypeT = double> struct ScorerFixture {
     logits = OwnedMatrix<C, Exec>("logits", tokens, sizes.columns);
     exec.fence();
     fill(x);
-    parameters.for_each([&](Name const&, auto const& view) { fill(view); }, "");
-    m_scratch = memory(std::size_t(detail::product_scratch_bytes<C, Exec>()) * std::size_t(sizes.workers));
+    for (auto const& [name, tensor] : policy_tensors(parameters)) fill_uniform(tensor, engine);
+    m_scratch = m_memory.allocate(std::size_t(detail::product_scratch_bytes<C, Exec>()) * std::size_t(sizes.workers));
     lay_out<saved_t<Scorer, T, Exec>>(m_saved);
     lay_out<scratch_t<Scorer, T, Exec>>(m_forward);
     lay_out<backward_scratch_t<Scorer, T, Exec>>(m_backward);
   }
 
-  template <class V> void fill(V const& view) {
-    std::uniform_real_distribution<double> uniform(-1, 1);
-    std::vector<typename V::value_type> values(view.size());
-    for (auto& value : values) value = typename V::value_type(C(uniform(engine)));
-    to_device(values, view);
-  }
+  template <class V> void fill(V const& view) { fill_uniform(tensor(view), engine); }
 
   saved_t<Scorer, T, Exec> saved() const { return made<saved_t<Scorer, T, Exec>>(m_saved); }
 
@@ -66,15 +62,16 @@ template <class Scorer, class TypeT = double> struct ScorerFixture {
     scorer.template forward<T>(exec, parameters, Matrix<T const, Exec>(x), inputs, Matrix<C, Exec>(logits), saved(),
                                made<scratch_t<Scorer, T, Exec>>(m_forward), workers());
     exec.fence();
-    return in_rows(in_double(to_host(logits)), std::size_t(sizes.tokens));
+    return in_rows(tensor(logits).read(), std::size_t(sizes.tokens));
   }
 
   /// d_logits to gradients; dx starts from zero.
   void backward(Row const& d, Write write = Write::overwrite) {
     OwnedMatrix<C, Exec> d_logits("d_logits", logits.extent(0), logits.extent(1));
-    to_device(std::vector<C>(d.begin(), d.end()), d_logits);
-    Kokkos::deep_copy(dx, C(0));
-    if (write == Write::overwrite) gradients.for_each([](Name const&, auto const& view) { poison_view(view); }, "");
+    to_device(d, d_logits);
+    tensor(dx).write(Row(dx.size()));
+    if (write == Write::overwrite)
+      for (auto const& [name, tensor] : policy_tensors(gradients)) poison_tensor(tensor);
     scorer.template backward<T>(exec, parameters, Matrix<T const, Exec>(x), inputs, Matrix<C const, Exec>(logits),
                                 Matrix<C, Exec>(d_logits), Matrix<C, Exec>(dx), d_inputs, gradients, write, saved(),
                                 made<backward_scratch_t<Scorer, T, Exec>>(m_backward), workers());
@@ -82,31 +79,29 @@ template <class Scorer, class TypeT = double> struct ScorerFixture {
   }
 
 private:
-  using Bytes = Kokkos::View<std::byte*, typename Exec::memory_space>;
-
-  static Bytes memory(std::size_t bytes) {
-    Bytes const block("memory", bytes + detail::Arena::alignment);
-    Kokkos::deep_copy(block, std::byte(0xff));
-    return block;
-  }
-  static std::byte* aligned(Bytes const& block) {
-    auto const address = reinterpret_cast<std::uintptr_t>(block.data());
-    return block.data() + (detail::Arena::alignment - address % detail::Arena::alignment) % detail::Arena::alignment;
-  }
-  template <class Object> void lay_out(Bytes& block) {
+  template <class Object> void lay_out(std::byte*& block) {
     detail::Arena counted;
     (void)detail::make<Object>(counted, scorer, sizes);
-    block = memory(counted.used());
+    block = m_memory.allocate(counted.used());
   }
-  template <class Object> Object made(Bytes const& block) const {
-    detail::Arena arena(aligned(block));
+  template <class Object> Object made(std::byte* block) const {
+    detail::Arena arena(block);
     return detail::make<Object>(arena, scorer, sizes);
   }
-  detail::WorkerScratch workers() const {
-    return {aligned(m_scratch), detail::product_scratch_bytes<C, Exec>(), sizes.workers};
-  }
+  detail::WorkerScratch workers() const { return {m_scratch, detail::product_scratch_bytes<C, Exec>(), sizes.workers}; }
 
-  Bytes m_scratch, m_saved, m_forward, m_backward;
+  PoisonedMemory m_memory;
+  std::byte *m_scratch = nullptr, *m_saved = nullptr, *m_forward = nullptr, *m_backward = nullptr;
+};
+
+/// What check_scorer_gradients works on, compiled once.
+struct ScorerGradients {
+  std::function<Rows()> forward;
+  std::function<void(Row const& d_logits, Write write)> backward;
+  Tensors parameters, gradients;                 ///< in the same order
+  std::vector<std::pair<Tensor, Tensor>> inputs; ///< and their gradients
+  std::size_t logits = 0;
+  std::mt19937* engine = nullptr;
 };
 
 /// Compares backward with central differences of sum(c * logits) for fixed c, for every parameter, x and further inputs
@@ -114,61 +109,17 @@ private:
 ///
 /// A step of 1e-5 is off by 1e-10 times the third derivative, and by rounding 1e-11 of the objective: 1e-7 of the norm
 /// is left for both.
+void check_scorer_gradients(ScorerGradients const& scorer);
 template <class F, class Visit> void check_scorer_gradients(F& f, Visit const& visit) {
-  f.forward();
-  Row c(f.logits.size());
-  std::uniform_real_distribution<double> uniform(-1, 1);
-  for (double& value : c) value = uniform(f.engine);
-  f.backward(c);
-  auto const objective = [&] {
-    Row const z = flat(f.forward());
-    double sum = 0;
-    for (std::size_t i = 0; i < z.size(); ++i) sum += c[i] * z[i];
-    return sum;
-  };
-  auto const check = [&](std::string const& name, auto const& view, auto const& gradient) {
-    INFO(name);
-    Row const got = in_double(to_host(gradient));
-    auto values = to_host(view);
-    Row differences;
-    for (auto& value : values) {
-      auto const original = value;
-      double at[2];
-      for (int side = 0; side < 2; ++side) {
-        value = original + (side == 0 ? 1e-5 : -1e-5);
-        to_device(values, view);
-        at[side] = objective();
-      }
-      value = original;
-      differences.push_back((at[0] - at[1]) / 2e-5);
-    }
-    to_device(values, view);
-    CHECK(distance(got, differences) <= 1e-7 * (1 + norm(differences)));
-  };
-  std::map<std::string, Row> once;
-  auto const each = [&](auto const& g) {
-    f.gradients.for_each([&](Name const& name, auto const& gradient) { g(std::string(name), gradient); }, "");
-  };
-  each([&](std::string const& name, auto const& gradient) {
-    once[name] = in_double(to_host(gradient));
-    f.parameters.for_each(
-        [&](Name const& other, auto const& view) {
-          if constexpr (std::is_same_v<decltype(view), decltype(gradient)>)
-            if (std::string(other) == name) check(name, view, gradient);
-        },
-        "");
-  });
-  check("x", f.x, f.dx);
-  visit([&](auto const& view, auto const& gradient) { check("input", view, gradient); });
-
-  f.forward(); // the scorer's saved values belong to the unchanged parameters again
-  f.backward(c, Write::add);
-  each([&](std::string const& name, auto const& gradient) {
-    Row twice = once.at(name);
-    for (double& value : twice) value *= 2;
-    INFO("add: " << name);
-    CHECK(relative_error(in_double(to_host(gradient)), twice) < 1e-13);
-  });
+  ScorerGradients scorer;
+  scorer.forward = [&f] { return f.forward(); };
+  scorer.backward = [&f](Row const& d, Write write) { f.backward(d, write); };
+  scorer.parameters = policy_tensors(f.parameters), scorer.gradients = policy_tensors(f.gradients);
+  scorer.inputs = {{tensor(f.x), tensor(f.dx)}};
+  visit([&](auto const& view, auto const& gradient) { scorer.inputs.emplace_back(tensor(view), tensor(gradient)); });
+  scorer.logits = f.logits.size();
+  scorer.engine = &f.engine;
+  check_scorer_gradients(scorer);
 }
 template <class F> void check_scorer_gradients(F& f) {
   check_scorer_gradients(f, [](auto const&) {});

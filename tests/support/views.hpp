@@ -6,85 +6,153 @@
 
 #include <kokomo/types.hpp>
 
-#include <cmath>
-#include <limits>
+#include <random>
+#include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
+
+// What is not a template here is compiled once, in the support library: a test program's time goes into compiling.
 
 namespace kokomo::test {
 
 using Exec = Kokkos::DefaultExecutionSpace;
 
-/// Copies between a View of any memory space and the host, element by element in row-major order.
-template <class V> auto to_host(V const& view) {
-  using Value = std::remove_const_t<typename V::value_type>;
-  std::vector<Value> values(view.size());
-  Kokkos::View<Value*, Kokkos::HostSpace, Kokkos::MemoryUnmanaged> target(values.data(), values.size());
-  Kokkos::View<typename V::value_type*, typename V::memory_space, Kokkos::MemoryUnmanaged> source(view.data(),
-                                                                                                  view.size());
-  Kokkos::deep_copy(target, source);
+/// Whether memory of a space can be read on the host without a copy.
+template <class Space>
+inline constexpr bool on_host_v = Kokkos::SpaceAccessibility<Kokkos::HostSpace, Space>::accessible;
+
+/// Bytes from and to Exec's memory. One copy for all types: each View type with a Kokkos::deep_copy of its own costs a
+/// compiler some hundred functions.
+void copy_from_device(void const* from, void* to, std::size_t bytes);
+void copy_to_device(void const* from, void* to, std::size_t bytes);
+/// Every byte becomes 0xff: NaN as a number, -1 as an index. What is read without having been written shows.
+void poison_bytes(void* data, std::size_t bytes);
+/// A test cannot go on with values for a View of another size.
+void require_size(std::size_t values, std::size_t expected);
+
+/// The elements at `data`, in memory of Space.
+template <class Value, class Space> std::vector<Value> copied(Value const* data, std::size_t size) {
+  std::vector<Value> values(size);
+  if constexpr (on_host_v<Space>) {
+    Kokkos::fence();
+    for (std::size_t i = 0; i < size; ++i) values[i] = data[i];
+  } else {
+    static_assert(std::is_same_v<Space, Exec::memory_space>);
+    copy_from_device(data, values.data(), size * sizeof(Value));
+  }
   return values;
 }
+template <class Value, class Space, class Values> void copy_in(Values const& values, Value* data) {
+  if constexpr (on_host_v<Space>) {
+    Kokkos::fence();
+    for (std::size_t i = 0; i < values.size(); ++i) data[i] = static_cast<Value>(values[i]);
+  } else {
+    static_assert(std::is_same_v<Space, Exec::memory_space>);
+    std::vector<Value> converted(values.size());
+    for (std::size_t i = 0; i < values.size(); ++i) converted[i] = static_cast<Value>(values[i]);
+    copy_to_device(converted.data(), data, values.size() * sizeof(Value));
+  }
+}
+
+/// Copies between a View of any memory space and the host, element by element in row-major order.
+template <class V> auto to_host(V const& view) {
+  return copied<std::remove_const_t<typename V::value_type>, typename V::memory_space>(view.data(), view.size());
+}
 template <class V, class Values> void to_device(Values const& values, V const& view) {
-  using Value = typename V::value_type;
-  REQUIRE(values.size() == view.size());
-  std::vector<Value> converted;
-  if constexpr (!std::is_same_v<typename Values::value_type, Value>)
-    for (auto const& value : values) converted.push_back(static_cast<Value>(value));
-  Value const* data = converted.data();
-  if constexpr (std::is_same_v<typename Values::value_type, Value>) data = values.data();
-  Kokkos::View<Value const*, Kokkos::HostSpace, Kokkos::MemoryUnmanaged> source(data, values.size());
-  Kokkos::View<Value*, typename V::memory_space, Kokkos::MemoryUnmanaged> target(view.data(), view.size());
-  Kokkos::deep_copy(target, source);
+  require_size(values.size(), view.size());
+  copy_in<typename V::value_type, typename V::memory_space>(values, view.data());
 }
 
 using Row = std::vector<double>;
 using Rows = std::vector<Row>;
 
 template <class Values> Row in_double(Values const& values) {
-  Row row;
-  for (auto const& value : values) row.push_back(static_cast<double>(value));
+  Row row(values.size());
+  for (std::size_t i = 0; i < row.size(); ++i) row[i] = static_cast<double>(values[i]);
   return row;
 }
-inline Rows in_rows(Row const& values, std::size_t rows) {
-  Rows result(rows);
-  for (std::size_t i = 0; i < values.size(); ++i) result[i / (values.size() / rows)].push_back(values[i]);
-  return result;
-}
-inline Row flat(Rows const& rows) {
-  Row values;
-  for (auto const& row : rows) values.insert(values.end(), row.begin(), row.end());
-  return values;
-}
+Rows in_rows(Row const& values, std::size_t rows);
+Row flat(Rows const& rows);
 
-inline double norm(Row const& values) {
-  double sum = 0;
-  for (double const value : values) sum += value * value;
-  return std::sqrt(sum);
-}
+double norm(Row const& values);
 /// ||out - ref||; NaN where the sizes differ, so that no comparison with it holds.
-inline double distance(Row const& out, Row const& ref) {
-  if (out.size() != ref.size()) return std::numeric_limits<double>::quiet_NaN();
-  Row difference = out;
-  for (std::size_t i = 0; i < ref.size(); ++i) difference[i] -= ref[i];
-  return norm(difference);
-}
+double distance(Row const& out, Row const& ref);
 /// ||out - ref|| / ||ref||, or ||out|| where the reference vanishes.
-inline double relative_error(Row const& out, Row const& ref) {
-  double const size = norm(ref);
-  return distance(out, ref) / (size > 0 ? size : 1.0);
+double relative_error(Row const& out, Row const& ref);
+
+/// A View whose type is gone: what a test does with all tensors alike is compiled once.
+struct Tensor {
+  void* data = nullptr;
+  std::size_t size = 0;
+  Row (*read_elements)(void const* data, std::size_t size) = nullptr;
+  void (*write_elements)(Row const& values, void* data) = nullptr;
+
+  Row read() const { return read_elements(data, size); }
+  void write(Row const& values) const {
+    require_size(values.size(), size);
+    write_elements(values, data);
+  }
+};
+using Tensors = std::vector<std::pair<std::string, Tensor>>;
+
+template <class Value, class Space> Row read_elements(void const* data, std::size_t size) {
+  return in_double(copied<Value, Space>(static_cast<Value const*>(data), size));
+}
+/// Storage types as a layer rounds to them: by way of the compute type.
+template <class Value, class Space> void write_elements(Row const& values, void* data) {
+  if constexpr (std::is_integral_v<Value> || std::is_same_v<Value, double>) {
+    copy_in<Value, Space>(values, static_cast<Value*>(data));
+  } else {
+    std::vector<float> const rounded(values.begin(), values.end());
+    copy_in<Value, Space>(rounded, static_cast<Value*>(data));
+  }
+}
+template <class V> Tensor tensor(V const& view) {
+  using Value = typename V::value_type;
+  using Space = typename V::memory_space;
+  return {view.data(), view.size(), &read_elements<Value, Space>, &write_elements<Value, Space>};
 }
 
-/// Every byte becomes 0xff: NaN as a number, -1 as an index. What is read without having been written shows.
+struct CollectTensors {
+  Tensors& all;
+  template <class V> void operator()(std::string const& name, V const& view) const {
+    all.emplace_back(name, tensor(view));
+  }
+};
+/// What a layer's Parameters or State names.
+template <class Object> Tensors tensors_of(Object const& object) {
+  Tensors all;
+  object.for_each(CollectTensors{all});
+  return all;
+}
+
+/// The same of a policy's nested object.
+template <class Object> Tensors policy_tensors(Object const& object) {
+  Tensors all;
+  object.for_each(CollectTensors{all}, "");
+  return all;
+}
+
+/// Uniform numbers in [-size, size).
+void fill_uniform(Tensor const& tensor, std::mt19937& engine, double size = 1);
+
 template <class Memory> void poison(Memory const& memory) {
-  Kokkos::View<unsigned char*, typename Exec::memory_space, Kokkos::MemoryUnmanaged> bytes(
-      reinterpret_cast<unsigned char*>(memory.data()), memory.bytes());
-  Kokkos::deep_copy(bytes, static_cast<unsigned char>(0xff));
+  poison_bytes(memory.data(), memory.bytes());
 }
+void poison_tensor(Tensor const& tensor);
 template <class V> void poison_view(V const& view) {
-  using Value = typename V::value_type;
-  to_device(std::vector<Value>(view.size(), Value(std::numeric_limits<float>::quiet_NaN())), view);
+  poison_tensor(tensor(view));
 }
+
+/// Poisoned blocks of Exec's memory, 64-byte aligned, alive as long as this.
+class PoisonedMemory {
+public:
+  std::byte* allocate(std::size_t bytes);
+
+private:
+  std::vector<Kokkos::View<std::byte*, Exec::memory_space>> m_blocks;
+};
 
 } // namespace kokomo::test
 
