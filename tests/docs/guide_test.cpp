@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #include <docs/example.hpp>
 #include <docs/positive.hpp>
-#include <support/compiled_io.hpp>
 #include <support/scale_experts.hpp>
 
 #include <kokomo/balancer/balancers.hpp>

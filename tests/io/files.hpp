@@ -4,7 +4,6 @@
 
 #include <io/check_error.hpp>
 #include <support/catch.hpp>
-#include <support/compiled_io.hpp>
 
 #include <cstddef>
 #include <cstdint>

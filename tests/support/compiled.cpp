@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #include <support/compiled.hpp>
 
-namespace kokomo::inline v0::detail {
+namespace kokomo::inline v0 {
 
-KOKOMO_TESTS_COMPILED(, double)
-KOKOMO_TESTS_COMPILED(, float)
-KOKOMO_TESTS_COMPILED_EXPERTS(, double, Glu<Silu>)
-KOKOMO_TESTS_COMPILED_EXPERTS(, float, Glu<Silu>)
-KOKOMO_TESTS_COMPILED_EXPERTS(, double, Plain<Relu>)
-KOKOMO_TESTS_COMPILED_EXPERTS(, float, Plain<Relu>)
+namespace detail {
+KOKOMO_TESTS_KERNELS(, double)
+KOKOMO_TESTS_KERNELS(, float)
+} // namespace detail
 
-} // namespace kokomo::inline v0::detail
+KOKOMO_TESTS_LAYERS()
+
+} // namespace kokomo::inline v0
