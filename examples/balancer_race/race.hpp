@@ -49,7 +49,6 @@ struct Result {
 /// Says how far a contestant is; called at each step.
 using Report = std::function<void(int step, double loss)>;
 
-// One file each: a layer is compiled in parallel with the others.
 using Race = Result(Text const&, Options const&, Report const&);
 Race no_balancing, switch_loss, z_loss, loss_free_bias; // one layer type, its settings differ
 Race bip, sinkhorn, expert_choice, remoe, top_p;

@@ -2,22 +2,20 @@
 #ifndef KOKOMO_EXAMPLES_CHECKPOINT_LAYER_BLOCK_HPP
 #define KOKOMO_EXAMPLES_CHECKPOINT_LAYER_BLOCK_HPP
 
-#include <kokomo/io/tensor.hpp>
-#include <kokomo/models/description.hpp>
+#include <families/family_layer.hpp>
 
 #include <functional>
-#include <string_view>
 #include <utility>
 #include <vector>
 
 /// One MoE block and the tokens that it is to be run on.
 struct Block {
+  families::MakeLayer* make_layer = nullptr;
   kokomo::models::Description description;
-  std::function<kokomo::io::TensorInfo const*(std::string_view role)> tensor_of; ///< the file's, or null
+  kokomo::io::TensorOfRole tensor_of;
   kokomo::offset_t tokens = 0;
-  std::vector<float> x;                    ///< [tokens, hidden]
-  std::vector<kokomo::offset_t> token_ids; ///< [tokens]; read by routers that go by them
-  bool bfloat16 = false;                   ///< store weights, input and output so, rounding what the file has
+  families::Inputs inputs;
+  bool bfloat16 = false; ///< store weights, input and output so, rounding what the file has
   bool timed = false;
   std::function<void(char const*)> progress; ///< told what begins
 };
@@ -33,8 +31,8 @@ struct Outcome {
   std::vector<double> seconds; ///< of each timed run
 };
 
-/// Builds the family's layer, loads its weights and runs it. Instantiated in families_*.cpp.
+/// Builds the family's layer, loads its weights and runs it. The layer is gone when this returns.
 /// \throws kokomo::Error for settings, tensors and shapes that do not fit
-template <template <class, class> class Model> Outcome run(Block const& block);
+Outcome run(Block const& block);
 
 #endif

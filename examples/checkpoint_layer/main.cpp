@@ -13,22 +13,6 @@
 #include <kokomo/io/checkpoint.hpp>
 #include <kokomo/io/families.hpp>
 #include <kokomo/io/quantized.hpp>
-#include <kokomo/models/deepseek_v2.hpp>
-#include <kokomo/models/deepseek_v3.hpp>
-#include <kokomo/models/deepseek_v4.hpp>
-#include <kokomo/models/ernie4_5_moe.hpp>
-#include <kokomo/models/gemma4.hpp>
-#include <kokomo/models/hunyuan_moe.hpp>
-#include <kokomo/models/llama4.hpp>
-#include <kokomo/models/longcat_flash.hpp>
-#include <kokomo/models/mixtral.hpp>
-#include <kokomo/models/nemotron_h.hpp>
-#include <kokomo/models/nllb_moe.hpp>
-#include <kokomo/models/phimoe.hpp>
-#include <kokomo/models/qwen2_moe.hpp>
-#include <kokomo/models/selected_softmax.hpp>
-#include <kokomo/models/sigmoid_top_k.hpp>
-#include <kokomo/models/switch_transformers.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -41,57 +25,6 @@ namespace io = kokomo::io;
 namespace models = kokomo::models;
 
 namespace {
-
-/// The compositions that this program is compiled with: a type is needed while compiling, a file is read at run time.
-struct Composition {
-  std::string_view model;
-  Outcome (*run)(Block const&);
-};
-
-constexpr Composition compositions[] = {
-    {"Afmoe", &run<models::Afmoe>},
-    {"Axk1", &run<models::Axk1>},
-    {"Cohere2MoeSigmoid", &run<models::Cohere2MoeSigmoid>},
-    {"DeepseekV2", &run<models::DeepseekV2>},
-    {"DeepseekV3", &run<models::DeepseekV3>},
-    {"DeepseekV3WithoutShared", &run<models::DeepseekV3WithoutShared>},
-    {"DeepseekV4", &run<models::DeepseekV4>},
-    {"DeepseekV4Hash", &run<models::DeepseekV4Hash>},
-    {"Ernie45Moe", &run<models::Ernie45Moe>},
-    {"Ernie45MoeWithoutShared", &run<models::Ernie45MoeWithoutShared>},
-    {"Flint", &run<models::Flint>},
-    {"Gemma4", &run<models::Gemma4>},
-    {"Glm5Next", &run<models::Glm5Next>},
-    {"GptOss", &run<models::GptOss>},
-    {"GraniteMoe", &run<models::GraniteMoe>},
-    {"GraniteMoeShared", &run<models::GraniteMoeShared>},
-    {"HunyuanMoe", &run<models::HunyuanMoe>},
-    {"Inkling", &run<models::Inkling>},
-    {"Inkling2", &run<models::Inkling2>},
-    {"JetMoeAttention", &run<models::JetMoeAttention>},
-    {"Kolibri1", &run<models::Kolibri1>},
-    {"Lfm2MoeWithoutBias", &run<models::Lfm2MoeWithoutBias>},
-    {"Llama4", &run<models::Llama4>},
-    {"LongcatFlash", &run<models::LongcatFlash>},
-    {"MiniMaxM2", &run<models::MiniMaxM2>},
-    {"MiniMaxM3", &run<models::MiniMaxM3>},
-    {"Mixtral", &run<models::Mixtral>},
-    {"MuseSpark", &run<models::MuseSpark>},
-    {"NemotronH", &run<models::NemotronH>},
-    {"NemotronHLatent", &run<models::NemotronHLatent>},
-    {"NllbMoe", &run<models::NllbMoe>},
-    {"PhiMoe", &run<models::PhiMoe>},
-    {"Qwen2Moe", &run<models::Qwen2Moe>},
-    {"SwitchTransformers", &run<models::SwitchTransformers>},
-};
-
-Composition const& composition(std::string_view model) {
-  auto const* const found = std::find_if(std::begin(compositions), std::end(compositions),
-                                         [&](Composition const& each) { return each.model == model; });
-  if (found == std::end(compositions))
-    throw UsageError("this program was not compiled with the composition " + std::string(model));
-  return *found;
-}
 
 /// The layers to run: all MoE blocks, or the one that was asked for.
 std::vector<int> chosen_layers(io::Config const& config, Options const& options) {
@@ -143,7 +76,7 @@ public:
       m_activations = io::SafetensorsFile(activations);
     m_layers = chosen_layers(m_config, options);
     for (int const layer : m_layers) { // every setting is looked at before the first block takes its time
-      (void)composition(m_family.model(m_config, layer));
+      (void)families::composition(m_family.model(m_config, layer));
       (void)m_family.describe(m_config, layer);
     }
     m_run = {.folder = options.folder,
@@ -181,6 +114,7 @@ public:
 private:
   Block block(int layer) {
     Block block;
+    block.make_layer = &families::composition(m_family.model(m_config, layer));
     block.description = m_family.describe(m_config, layer);
     std::string const where = "block " + std::to_string(m_results.size() + 1) + " of " +
                               std::to_string(m_layers.size()) + ", layer " + std::to_string(layer) + ": ";
@@ -195,8 +129,8 @@ private:
     return block;
   }
 
-  Outcome run_block(int layer, Block const& block, Result& result) {
-    auto outcome = composition(m_family.model(m_config, layer)).run(block);
+  Outcome run_block(Block const& block, Result& result) {
+    auto outcome = run(block);
     result.load = outcome.load;
     result.experts = kokomo::offset_t(outcome.load.size());
     result.status = outcome.status;
@@ -226,13 +160,13 @@ private:
     std::seed_seq seed{m_options.seed & 0xffffffffu, m_options.seed >> 32, std::uint64_t(layer)};
     std::mt19937_64 generator(seed);
     std::normal_distribution<float> normal;
-    block.x.resize(std::size_t(block.tokens) * std::size_t(block.description.hidden));
-    std::generate(block.x.begin(), block.x.end(), [&] { return normal(generator); });
+    block.inputs.x.resize(std::size_t(block.tokens) * std::size_t(block.description.hidden));
+    std::generate(block.inputs.x.begin(), block.inputs.x.end(), [&] { return normal(generator); });
     std::uniform_int_distribution<kokomo::offset_t> id(0,
                                                        std::max(block.description.vocabulary, kokomo::offset_t(1)) - 1);
-    block.token_ids.resize(std::size_t(block.tokens));
-    std::generate(block.token_ids.begin(), block.token_ids.end(), [&] { return id(generator); });
-    run_block(layer, block, result);
+    block.inputs.token_ids.resize(std::size_t(block.tokens));
+    std::generate(block.inputs.token_ids.begin(), block.inputs.token_ids.end(), [&] { return id(generator); });
+    run_block(block, result);
     return result;
   }
 
@@ -247,10 +181,10 @@ private:
   /// said to be, if nothing else can be the reason: the same block in float32 meets the float32 bound for all tokens, the
   /// bfloat16 logits of each of these tokens are within the bfloat16 bound of the float32 ones, and so is the error of
   /// all other tokens. Returns whether that is so; `why` says what was found.
-  bool explained_by_rounding(int layer, Block block, Outcome const& outcome, std::vector<float> const& reference,
-                             Result& result, std::string& why) {
+  bool explained_by_rounding(Block block, Outcome const& outcome, std::vector<float> const& reference, Result& result,
+                             std::string& why) {
     block.bfloat16 = false;
-    auto const exact = composition(m_family.model(m_config, layer)).run(block);
+    auto const exact = run(block);
     auto const tokens = outcome.chosen.size(), hidden = outcome.y.size() / tokens;
     auto const columns = outcome.logits.size() / tokens;
     auto const row = [](std::vector<float> const& values, std::size_t t, std::size_t width) {
@@ -290,17 +224,17 @@ private:
     if (block.tokens == 0) throw UsageError(name + ".input has no tokens, expected at least one");
     io::expect_shape(input, {block.tokens, block.description.hidden});
     io::expect_shape(output, input.shape);
-    block.x = io::read<float>(input);
-    if (block.description.vocabulary > 0) block.token_ids = io::read<kokomo::offset_t>(activation("input_ids"));
-    block.token_ids.resize(std::size_t(block.tokens), -1);
+    block.inputs.x = io::read<float>(input);
+    if (block.description.vocabulary > 0) block.inputs.token_ids = io::read<kokomo::offset_t>(activation("input_ids"));
+    block.inputs.token_ids.resize(std::size_t(block.tokens), -1);
 
-    auto const outcome = run_block(layer, block, result);
+    auto const outcome = run_block(block, result);
     auto const reference = io::read<float>(output);
     result.error = relative_error(outcome.y, reference);
     if (!(result.error <= m_run.bound)) { // NaN does not pass
       std::string why;
       double const error = result.error;
-      if (block.bfloat16 && explained_by_rounding(layer, block, outcome, reference, result, why))
+      if (block.bfloat16 && explained_by_rounding(block, outcome, reference, result, why))
         result.note = why;
       else
         result.failure = number("error", error) + number(" is beyond the bound", m_run.bound) + why;

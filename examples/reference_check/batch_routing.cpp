@@ -2,7 +2,7 @@
 #include "check.hpp"
 
 #include <kokomo/balancer/bip_balancing.hpp>
-#include <kokomo/models/batch_routing.hpp>
+#include <kokomo/detail/sinkhorn.hpp>
 #include <kokomo/router/balanced_assignment.hpp>
 
 #include <algorithm>
@@ -11,33 +11,37 @@
 using kokomo::index_t;
 using kokomo::offset_t;
 
-namespace {
-
-template <class Layer> void compare_expert_choice(Reference const& reference, Comparison& comparison) {
+void check_expert_choice(Reference const& reference, Comparison& comparison) {
   auto const& config = reference.config();
   kokomo::models::Description d;
   d.hidden = config.at("hidden_size");
   d.intermediate = config.at("expert_intermediate_size");
   d.experts = config.at("num_experts");
   d.capacity = config.at("capacity");
-  Block<Layer> block(reference, d);
-  block.run({});
-  comparison.output("output", to_doubles(block.y), values_of(reference, "output"));
-  comparison.output("router_logits", to_doubles(block.layer.saved(block.tape).logits),
-                    values_of(reference, "router_logits"));
+  std::string const score = config.at("score_function");
+  auto const layer = families::composition(score == "sigmoid" ? "ExpertChoiceSigmoid" : "ExpertChoice")(
+      d, reference.tokens(), reference.is_bfloat16());
+  load(*layer, reference);
+  families::Inputs inputs;
+  inputs.x = kokomo::io::read<float>(reference.at("input"));
+  layer->forward(inputs);
+  layer->backward(kokomo::io::read<float>(reference.at("grad_output")));
+  comparison.output("output", doubles(layer->y()), values_of(reference, "output"));
+  comparison.output("router_logits", doubles(layer->logits()), values_of(reference, "router_logits"));
 
   // experts' lists: as sets, and the gate of each pair
   auto const index = kokomo::io::read<std::int64_t>(reference.at("token_index"));
   auto const gates = values_of(reference, "expert_gate");
-  auto const a = block.layer.saved(block.tape).assignment;
-  auto const offsets = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace{}, a.expert_offsets);
-  auto const tokens = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace{}, a.token_of_row);
-  auto const weights = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace{}, a.weight_of_row);
+  auto const a = layer->assignment();
+  std::vector<std::map<std::int64_t, double>> taken(std::size_t(d.experts)); // tokens and gates
+  for (std::size_t t = 0; t + 1 < a.token_offsets.size(); ++t)
+    for (auto i = std::size_t(a.token_offsets[t]); i < std::size_t(a.token_offsets[t + 1]); ++i)
+      if (a.row[i] != kokomo::none) taken[std::size_t(a.expert[i])][std::int64_t(t)] = a.weight[i];
   auto const places = std::size_t(d.capacity);
   Values got, expected;
-  for (std::size_t e = 0; e < std::size_t(d.experts); ++e) {
-    std::map<std::int64_t, double> mine, theirs;
-    for (auto row = offsets(e); row < offsets(e + 1); ++row) mine[tokens(row)] = weights(row);
+  for (std::size_t e = 0; e < taken.size(); ++e) {
+    auto const& mine = taken[e];
+    std::map<std::int64_t, double> theirs;
     for (std::size_t i = 0; i < places; ++i) theirs[index[e * places + i]] = gates[e * places + i];
     for (auto const& [token, gate] : theirs) {
       if (mine.size() != theirs.size() || mine.count(token) == 0)
@@ -46,18 +50,8 @@ template <class Layer> void compare_expert_choice(Reference const& reference, Co
     }
   }
   comparison.output("expert_gate", got, expected);
-  comparison.gradient("grad_input", to_doubles(block.dx), values_of(reference, "grad_input"));
-  block.compare_gradients(reference, comparison);
-}
-
-} // namespace
-
-void check_expert_choice(Reference const& reference, Comparison& comparison) {
-  namespace models = kokomo::models;
-  if (reference.config().at("score_function") == "sigmoid")
-    compare_expert_choice<models::ExpertChoiceMoe<float, Exec, kokomo::SigmoidGate>>(reference, comparison);
-  else
-    compare_expert_choice<models::ExpertChoiceMoe<float, Exec>>(reference, comparison);
+  comparison.gradient("grad_input", doubles(layer->dx()), values_of(reference, "grad_input"));
+  compare_gradients(*layer, reference, comparison);
 }
 
 /// The entropic plan for any masses, and the gradient of a function of it with respect to the cost.
@@ -72,11 +66,6 @@ void check_sinkhorn(Reference const& reference, Comparison& comparison) {
   Kokkos::View<std::byte*, Exec> memory("plan", counted.used());
   kokomo::detail::Arena arena(memory.data());
   Plan const plan(arena, tokens, experts);
-  auto const set = [](auto const& target, Values const& values) {
-    auto const host = Kokkos::create_mirror_view(target);
-    std::copy(values.begin(), values.end(), host.data());
-    Kokkos::deep_copy(target, host);
-  };
   auto scores = values_of(reference, "cost"), rows = values_of(reference, "row_marginal"),
        columns = values_of(reference, "column_marginal");
   for (double& s : scores) s /= -reg;

@@ -36,9 +36,9 @@ void compare_deepspeed(Reference const& reference, Comparison& comparison, Selec
   if (reference.find("used_token") != nullptr) {
     auto const used = kokomo::io::read<double>(reference.at("used_token"));
     mask = kokomo::OwnedMatrix<index_t, Exec>("mask", tokens, 1);
-    auto const host = Kokkos::create_mirror_view(mask);
-    for (std::size_t t = 0; t < tokens; ++t) host(t, 0) = used[t] != 0 ? 1 : 0;
-    Kokkos::deep_copy(mask, host);
+    std::vector<index_t> routed;
+    for (double const each : used) routed.push_back(each != 0 ? 1 : 0);
+    set(mask, routed);
     routing.token_mask = Kokkos::subview(mask, Kokkos::ALL, 0);
   }
 
@@ -99,9 +99,7 @@ void compare_deepspeed(Reference const& reference, Comparison& comparison, Selec
   comparison.output("combine_weights", combine, values_of(reference, "combine_weights"));
 
   kokomo::OwnedVector<T, Exec> d("d_weight", d_weight.size());
-  auto const host = Kokkos::create_mirror_view(d);
-  std::copy(d_weight.begin(), d_weight.end(), host.data());
-  Kokkos::deep_copy(d, host);
+  set(d, d_weight);
   kokomo::OwnedMatrix<T, Exec> const d_logits("d_logits", tokens, experts);
   using GateScratch = typename Gate::template BackwardScratch<T, Exec>;
   gate.template backward<T>(exec, none, routing, a, kokomo::Vector<T, Exec>(d), kokomo::Matrix<T, Exec>(d_logits), none,

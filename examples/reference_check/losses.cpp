@@ -52,10 +52,10 @@ void check_pair_loss(Reference const& reference, Comparison& comparison) {
   auto const tokens = std::size_t(tensor.shape.at(1)), n = std::size_t(tensor.shape.at(2));
   auto const keys = kokomo::io::read<float>(tensor);
   kokomo::OwnedMatrix<float, Exec> logits("logits", tokens, n * n);
-  auto const host = Kokkos::create_mirror_view(logits);
+  std::vector<float> sums;
   for (std::size_t t = 0; t < tokens; ++t)
-    for (std::size_t e = 0; e < n * n; ++e) host(t, e) = keys[t * n + e / n] + keys[(tokens + t) * n + e % n];
-  Kokkos::deep_copy(logits, host);
+    for (std::size_t e = 0; e < n * n; ++e) sums.push_back(keys[t * n + e / n] + keys[(tokens + t) * n + e % n]);
+  set(logits, sums);
   auto const of_keys = [=](Values const& d) {
     Values sums(2 * tokens * n);
     for (std::size_t t = 0; t < tokens; ++t)
@@ -96,9 +96,9 @@ void check_pooled_loss(Reference const& reference, Comparison& comparison) {
   auto const experts = std::size_t(tensor.shape.at(2));
   auto const logits = kokomo::io::read<float>(tensor);
   kokomo::OwnedVector<index_t, Exec> mask("mask", tokens);
-  auto const attention = kokomo::io::read<index_t>(reference.at("attention_mask"));
-  for (std::size_t t = 0; t < tokens; ++t)
-    Kokkos::deep_copy(Kokkos::subview(mask, t), attention[t]); // one for all layers
+  auto attention = kokomo::io::read<index_t>(reference.at("attention_mask"));
+  attention.resize(tokens); // one for all layers
+  set(mask, attention);
 
   using Loss = kokomo::PooledLoss<Exec>;
   using Saved = typename Loss::template Saved<float, Exec>;
@@ -114,9 +114,8 @@ void check_pooled_loss(Reference const& reference, Comparison& comparison) {
     std::vector<Saved> saved;
     for (std::size_t l = 0; l < layers; ++l) {
       auto const view = kokomo::OwnedMatrix<float, Exec>("logits", tokens, experts);
-      auto const host = Kokkos::create_mirror_view(view);
-      std::copy_n(logits.begin() + std::ptrdiff_t(l * tokens * experts), tokens * experts, host.data());
-      Kokkos::deep_copy(view, host);
+      auto const begin = logits.begin() + std::ptrdiff_t(l * tokens * experts);
+      set(view, std::vector<float>(begin, begin + std::ptrdiff_t(tokens * experts)));
       kokomo::Routing<float, Exec> routing;
       routing.logits = view;
       if (!suffix.empty()) routing.token_mask = mask;

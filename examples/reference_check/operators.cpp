@@ -38,9 +38,9 @@ template <class Layer> struct Call {
 
   /// A parameter that lies in memory as the file's tensor does.
   template <class V> static void load(V const& view, kokomo::io::TensorInfo const& tensor) {
-    auto const host = Kokkos::create_mirror_view(view);
-    kokomo::io::read(tensor, std::span<typename V::value_type>(host.data(), host.size()));
-    Kokkos::deep_copy(view, host);
+    std::vector<typename V::value_type> values(view.size());
+    kokomo::io::read(tensor, std::span(values));
+    set(view, values);
   }
 
   void forward(Reference const& reference, Comparison& comparison) {
@@ -94,11 +94,10 @@ template <class T, class Experts> void run_grouped(Reference const& reference, C
 
   auto const sizes = kokomo::io::read<std::int64_t>(reference.at("group_sizes"));
   kokomo::OwnedMatrix<index_t, Exec> given("given", std::size_t(shape.tokens), 1);
-  auto const host = Kokkos::create_mirror_view(given);
-  std::size_t row = 0;
+  std::vector<index_t> expert_of_row;
   for (std::size_t e = 0; e < sizes.size(); ++e)
-    for (std::int64_t i = 0; i < sizes[e]; ++i) host(row++, 0) = index_t(e);
-  Kokkos::deep_copy(given, host);
+    expert_of_row.insert(expert_of_row.end(), std::size_t(sizes[e]), index_t(e));
+  set(given, expert_of_row);
   call.inputs.selector.experts = given;
 
   call.forward(reference, comparison);
@@ -140,9 +139,9 @@ void run_operator(Reference const& reference, Comparison& comparison, typename E
   if (policies.experts.bias) Call<Layer>::load(p.experts.down_bias, reference.at("fc2_experts_bias"));
 
   // the operator takes logits: a router that reads them, with the identity for its weight
-  auto const identity = Kokkos::create_mirror_view(p.router.weight);
-  for (std::size_t i = 0; i < experts; ++i) identity(i, i) = 1;
-  Kokkos::deep_copy(p.router.weight, identity);
+  std::vector<float> identity(experts * experts);
+  for (std::size_t i = 0; i < experts; ++i) identity[i * experts + i] = 1;
+  set(p.router.weight, identity);
   auto const logits = to_device<float>(reference.at("router_logits"), std::size_t(shape.tokens), experts);
   call.inputs.router_input = logits;
   call.forward(reference, comparison);

@@ -70,8 +70,8 @@ private:
   int m_compared = 0;
 };
 
-/// Runs a family's composition on the file, forward and backward, in the file's dtype. Instantiated in families_*.cpp.
-template <template <class, class> class Model> void check(Reference const& reference, Comparison& comparison);
+/// Runs a composition on the file, forward and backward, in the file's dtype.
+void check_family(std::string_view composition, Reference const& reference, Comparison& comparison);
 
 /// The auxiliary losses of a file that has any.
 void check_losses(Reference const& reference, Comparison& comparison);

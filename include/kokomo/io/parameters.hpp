@@ -174,6 +174,66 @@ template <class T> void read_place(TensorInfo const& tensor, Place const& place,
     std::copy_n(values.begin() + chunk * place.length, place.length, parameter + place.offset + chunk * place.stride);
 }
 
+} // namespace kokomo::inline v0::io
+
+namespace kokomo::inline v0::detail {
+
+/// A View that a file's tensors fill, its type forgotten: what reads them is compiled once and not for every layer.
+struct LoadTarget {
+  std::string name;
+  std::array<offset_t, 3> extents;
+  void* data;
+  std::size_t bytes;
+  void (*read)(io::TensorInfo const&, io::Place const&, void* data);
+
+  template <class V>
+  LoadTarget(std::string const& view_name, V const& view)
+      : name(view_name), extents{offset_t(view.extent(0)), offset_t(view.extent(1)), offset_t(view.extent(2))},
+        data(view.data()), bytes(view.size() * sizeof(typename V::value_type)), read(&read_as<typename V::value_type>) {
+  }
+
+private:
+  template <class T> static void read_as(io::TensorInfo const& tensor, io::Place const& place, void* data) {
+    if constexpr (std::is_same_v<T, std::uint8_t>)
+      io::read_place(packed_bytes(tensor, place.role), place, static_cast<T*>(data));
+    else
+      io::read_place(tensor, place, static_cast<T*>(data));
+  }
+};
+
+/// Reads into `host`, memory laid out as the target's.
+inline void read_target(LoadTarget const& target, io::TensorOfRole const& tensor_of, void* host) {
+  auto const has = [&](std::string_view role) { return tensor_of(role) != nullptr; };
+  auto const places = io::places_of(target.name, target.extents, has);
+  require(!places.empty(), 411, "no tensor for parameter ", target.name,
+          ": the file has none of the roles that make it up");
+  for (io::Place const& place : places) {
+    io::TensorInfo const* const tensor = tensor_of(place.role);
+    require(tensor != nullptr, 411, "no tensor for role ", place.role, " of parameter ", target.name);
+    target.read(*tensor, place, host);
+  }
+}
+
+/// On the host straight into the target, for a device by way of the host.
+template <class Exec> void load_target(Exec const& exec, LoadTarget const& target, io::TensorOfRole const& tensor_of) {
+  using Space = typename Exec::memory_space;
+  if constexpr (Kokkos::SpaceAccessibility<Kokkos::HostSpace, Space>::accessible) {
+    read_target(target, tensor_of, target.data);
+  } else {
+    using Unmanaged = Kokkos::MemoryUnmanaged;
+    Kokkos::View<std::byte*, Kokkos::HostSpace> const host(
+        Kokkos::view_alloc(Kokkos::WithoutInitializing, "kokomo::io::load"), target.bytes);
+    read_target(target, tensor_of, host.data());
+    Kokkos::deep_copy(
+        exec, Kokkos::View<std::byte*, Space, Unmanaged>(static_cast<std::byte*>(target.data), target.bytes), host);
+    exec.fence("kokomo::io::load: a parameter");
+  }
+}
+
+} // namespace kokomo::inline v0::detail
+
+namespace kokomo::inline v0::io {
+
 /// Fills every parameter of a layer, and state that files hold (selection biases, hash tables), from a file's tensors.
 /// Blocks until the copies are done.
 /// \param[in] tensor_of the file's tensor of a role, or null
@@ -181,27 +241,13 @@ template <class T> void read_place(TensorInfo const& tensor, Place const& place,
 template <class Layer>
 void load(typename Layer::Exec const& exec, typename Layer::Parameters const& parameters,
           typename Layer::State const& state, TensorOfRole const& tensor_of) {
-  auto const has = [&](std::string_view role) { return tensor_of(role) != nullptr; };
-  auto const fill = [&](std::string const& name, auto const& view) {
-    if (name == "balancer.counts") return;
-    auto const places =
-        places_of(name, {offset_t(view.extent(0)), offset_t(view.extent(1)), offset_t(view.extent(2))}, has);
-    kokomo::detail::require(!places.empty(), 411, "no tensor for parameter ", name,
-                            ": the file has none of the roles that make it up");
-    auto const host = Kokkos::create_mirror_view(Kokkos::WithoutInitializing, Kokkos::HostSpace{}, view);
-    for (Place const& place : places) {
-      TensorInfo const* const tensor = tensor_of(place.role);
-      kokomo::detail::require(tensor != nullptr, 411, "no tensor for role ", place.role, " of parameter ", name);
-      if constexpr (std::is_same_v<typename std::decay_t<decltype(view)>::non_const_value_type, std::uint8_t>)
-        read_place(kokomo::detail::packed_bytes(*tensor, place.role), place, host.data());
-      else
-        read_place(*tensor, place, host.data());
-    }
-    Kokkos::deep_copy(exec, view, host);
-  };
-  parameters.for_each(fill);
-  state.for_each(fill);
-  exec.fence("kokomo::io::load");
+  std::vector<kokomo::detail::LoadTarget> targets;
+  auto const add = [&](std::string const& name, auto const& view) { targets.emplace_back(name, view); };
+  parameters.for_each(add);
+  state.for_each(add);
+  exec.fence("kokomo::io::load: the targets' memory"); // which may just be being set to zero
+  for (auto const& target : targets)
+    if (target.name != "balancer.counts") kokomo::detail::load_target(exec, target, tensor_of);
 }
 
 } // namespace kokomo::inline v0::io
