@@ -52,7 +52,7 @@ inline double& part_of(RoutingTimes& times, std::string const& label) {
   auto const has = [&](char const* text) { return label.find(text) != std::string::npos; };
   if (has("Scorer")) return times.scorer;
   for (char const* selection : {"TopK::", "TopP::", "Positive::", "ExpertChoice::", "inkhorn",
-                                "BipBalancing::", "BalancedAssignment::", "uction"})
+                                "BipBalancing::", "BalancedAssignment::", "auction::"})
     if (has(selection)) return times.selector;
   if (has("Gate::")) return times.gate;
   if (has("Grouping::")) return times.grouping;
