@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #include <errors/expect.hpp>
+#include <support/catch.hpp>
 
 #include <kokomo/balancer/balancers.hpp>
 #include <kokomo/balancer/load_balancing_loss.hpp>
