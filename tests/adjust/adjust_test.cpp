@@ -9,7 +9,7 @@
 
 #include <numeric>
 
-namespace {
+namespace adjust_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -250,4 +250,4 @@ TEST_CASE("settings that make no sense are refused") {
   REQUIRE(id() == 201); // [3, 2] is expected
 }
 
-} // namespace
+} // namespace adjust_test

@@ -3,7 +3,7 @@
 
 #include <kokomo/adjust/key_batch_norm.hpp>
 
-namespace {
+namespace key_batch_norm_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -90,4 +90,4 @@ TEST_CASE("batch norm of keys: one token, no token, settings that make no sense"
   REQUIRE_THROWS_AS((KeyBatchNorm{.rows = 2, .momentum = 2}.check(sizes)), Error);
 }
 
-} // namespace
+} // namespace key_batch_norm_test

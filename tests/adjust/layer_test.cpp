@@ -10,7 +10,7 @@
 #include <kokomo/adjust/steering.hpp>
 #include <kokomo/balancer/z_loss.hpp>
 
-namespace {
+namespace layer_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -123,4 +123,4 @@ TEST_CASE("additive logits: a step against the gradient lowers the objective, an
   REQUIRE(delta[1] - delta[0] > margin);
 }
 
-} // namespace
+} // namespace layer_test

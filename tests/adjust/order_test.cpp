@@ -7,7 +7,7 @@
 
 #include <algorithm>
 
-namespace {
+namespace order_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -88,4 +88,4 @@ TEST_CASE("a transport plan behind a mask is over the visible experts alone, bef
   }
 }
 
-} // namespace
+} // namespace order_test

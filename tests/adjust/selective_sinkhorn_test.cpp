@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <random>
 
-namespace {
+namespace selective_sinkhorn_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -172,4 +172,4 @@ TEST_CASE("selective Sinkhorn routing: settings that make no sense") {
   REQUIRE_THROWS_AS((SelectiveSinkhorn{.tolerance = -1}.check(sizes)), Error);
 }
 
-} // namespace
+} // namespace selective_sinkhorn_test

@@ -6,7 +6,7 @@
 
 #include <set>
 
-namespace {
+namespace steering_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -124,4 +124,4 @@ TEST_CASE("steering refuses what it could not keep") {
   REQUIRE(id(SteeringMode::soft, {1}, {1}) == 106);
 }
 
-} // namespace
+} // namespace steering_test

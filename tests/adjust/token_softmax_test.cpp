@@ -5,7 +5,7 @@
 #include <kokomo/gate/score_gate.hpp>
 #include <kokomo/router/expert_choice.hpp>
 
-namespace {
+namespace token_softmax_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -55,4 +55,4 @@ TEST_CASE("tensorflow/mesh's expert selection: shares of the takers, divided by 
               Approx(std::exp(out[t][std::size_t(takers[t][i])]) / double(takers[t].size())).epsilon(1e-13));
 }
 
-} // namespace
+} // namespace token_softmax_test

@@ -7,7 +7,7 @@
 #include <kokomo/detail/random.hpp>
 #include <kokomo/router/positive.hpp>
 
-namespace {
+namespace adaptive_l1_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -220,4 +220,4 @@ TEST_CASE("importance of the clean logits reads and writes their columns") {
   REQUIRE_THROWS_AS((loss_of(LoadLoss{.k = 1}, {.logits = noisy.clean})), Error);
 }
 
-} // namespace
+} // namespace adaptive_l1_test

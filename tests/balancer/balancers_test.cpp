@@ -8,7 +8,7 @@
 #include <kokomo/balancer/selection_bias.hpp>
 #include <kokomo/balancer/z_loss.hpp>
 
-namespace {
+namespace balancers_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -66,4 +66,4 @@ TEST_CASE("without a balancer there is no loss and no step") {
   REQUIRE(fixture.result().loss == 0);
 }
 
-} // namespace
+} // namespace balancers_test

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <numeric>
 
-namespace {
+namespace bias_rules_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -246,4 +246,4 @@ TEST_CASE("bias settings out of range") {
   REQUIRE_THROWS_AS((SelectionBias{.recenter = true, .real_share = 0.5f}.check(sizes)), Error);
 }
 
-} // namespace
+} // namespace bias_rules_test

@@ -9,7 +9,7 @@
 #include <numeric>
 #include <random>
 
-namespace {
+namespace bip_balancing_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -261,4 +261,4 @@ TEST_CASE("BIP in a layer: training moves the state, repeated calls agree, gradi
   REQUIRE(in_double(to_host(fixture.state.balancer.bias)) == bias);
 }
 
-} // namespace
+} // namespace bip_balancing_test

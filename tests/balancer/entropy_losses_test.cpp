@@ -8,7 +8,7 @@
 #include <kokomo/balancer/importance_loss.hpp>
 #include <kokomo/balancer/published_losses.hpp>
 
-namespace {
+namespace entropy_losses_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -238,4 +238,4 @@ TEST_CASE("budget: zero at the target alone, whichever layer spends it; gradient
                          }))) <= 1e-7);
 }
 
-} // namespace
+} // namespace entropy_losses_test

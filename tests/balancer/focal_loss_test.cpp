@@ -3,7 +3,7 @@
 
 #include <kokomo/balancer/focal_loss.hpp>
 
-namespace {
+namespace focal_loss_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -58,4 +58,4 @@ TEST_CASE("class-balanced weights: those of Dr.LLM's counts, nearly flat") {
   REQUIRE_THROWS_AS(class_balanced_weights(counts, 1), Error);
 }
 
-} // namespace
+} // namespace focal_loss_test

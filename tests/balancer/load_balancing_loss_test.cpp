@@ -4,7 +4,7 @@
 
 #include <kokomo/balancer/load_balancing_loss.hpp>
 
-namespace {
+namespace load_balancing_loss_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -105,4 +105,4 @@ TEST_CASE("the loss alone sends gradients: with dy = 0 the router still learns")
   REQUIRE(norm(to_host(fixture.gradients.experts.down)) == 0);
 }
 
-} // namespace
+} // namespace load_balancing_loss_test

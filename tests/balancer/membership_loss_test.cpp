@@ -6,7 +6,7 @@
 
 #include <cmath>
 
-namespace {
+namespace membership_loss_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -48,4 +48,4 @@ TEST_CASE("the membership loss: no tokens, logits far from zero, a negative coef
   REQUIRE_THROWS_AS((MembershipLoss{.coefficient = -1}.check({})), Error);
 }
 
-} // namespace
+} // namespace membership_loss_test

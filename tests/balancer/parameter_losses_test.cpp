@@ -9,7 +9,7 @@
 #include <optional>
 #include <random>
 
-namespace {
+namespace parameter_losses_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -270,4 +270,4 @@ TEST_CASE("a disturbed row stays nearer to its own than to any other") {
   }
 }
 
-} // namespace
+} // namespace parameter_losses_test

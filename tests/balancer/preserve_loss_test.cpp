@@ -6,7 +6,7 @@
 
 #include <cmath>
 
-namespace {
+namespace preserve_loss_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -104,4 +104,4 @@ TEST_CASE("nothing at the anchor, four times as much at twice the distance; an a
   REQUIRE_THROWS_AS(few.loss(), Error);
 }
 
-} // namespace
+} // namespace preserve_loss_test

@@ -6,7 +6,7 @@
 #include <kokomo/balancer/published_losses.hpp>
 #include <kokomo/balancer/switch_loss.hpp>
 
-namespace {
+namespace published_losses_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -224,4 +224,4 @@ TEST_CASE("published losses: settings out of range") {
   REQUIRE(refuses(mesh_loss(1, -1), 106));
 }
 
-} // namespace
+} // namespace published_losses_test

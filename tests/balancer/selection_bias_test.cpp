@@ -5,7 +5,7 @@
 #include <kokomo/balancer/selection_bias.hpp>
 #include <kokomo/capacity/capacity.hpp>
 
-namespace {
+namespace selection_bias_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -166,4 +166,4 @@ TEST_CASE("biases even out a load that scores alone would not") {
   REQUIRE(violation() < 0.15); // the sign rule ends in a cycle of a few tokens, as wide as its rate
 }
 
-} // namespace
+} // namespace selection_bias_test

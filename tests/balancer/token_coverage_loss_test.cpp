@@ -3,7 +3,7 @@
 
 #include <kokomo/balancer/token_coverage_loss.hpp>
 
-namespace {
+namespace token_coverage_loss_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -55,4 +55,4 @@ TEST_CASE("token coverage: padding alone, a sequence of it, numbers that are non
   REQUIRE_THROWS_AS((TokenCoverageLoss{.tokens_per_sequence = -1}.check(Sizes{})), Error);
 }
 
-} // namespace
+} // namespace token_coverage_loss_test

@@ -4,7 +4,7 @@
 
 #include <kokomo/balancer/z_loss.hpp>
 
-namespace {
+namespace z_loss_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -64,4 +64,4 @@ TEST_CASE("the z-loss of masked tokens alone is zero, and so is its gradient") {
   REQUIRE(norm(to_host(fixture.gradients.router.weight)) == 0);
 }
 
-} // namespace
+} // namespace z_loss_test

@@ -5,7 +5,7 @@
 #include <kokomo/capacity/capacity.hpp>
 #include <kokomo/capacity/no_capacity.hpp>
 
-namespace {
+namespace capacity_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -156,4 +156,4 @@ TEST_CASE("no capacity drops nothing") {
   REQUIRE(fixture.result().dropped == 0);
 }
 
-} // namespace
+} // namespace capacity_test

@@ -11,7 +11,7 @@
 #include <numeric>
 #include <random>
 
-namespace {
+namespace orders_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -186,4 +186,4 @@ TEST_CASE("GShard's second expert by a threshold, certain or by chance") {
   REQUIRE_THROWS_AS((Top2{.threshold = 0}.check({.experts = 2})), Error);
 }
 
-} // namespace
+} // namespace orders_test

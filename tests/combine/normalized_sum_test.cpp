@@ -4,7 +4,7 @@
 
 #include <kokomo/combine/normalized_sum.hpp>
 
-namespace {
+namespace normalized_sum_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -44,4 +44,4 @@ TEST_CASE("the normalised sum equals the reference, with shared experts") {
   }
 }
 
-} // namespace
+} // namespace normalized_sum_test

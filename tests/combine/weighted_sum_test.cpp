@@ -4,7 +4,7 @@
 
 #include <kokomo/combine/weighted_sum.hpp>
 
-namespace {
+namespace weighted_sum_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -54,4 +54,4 @@ TEST_CASE("two identical tokens have identical outputs, bit for bit, wherever th
   REQUIRE(y[3] == y[66]);
 }
 
-} // namespace
+} // namespace weighted_sum_test

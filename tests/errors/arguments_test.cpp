@@ -3,6 +3,8 @@
 
 #include <kokomo/balancer/selection_bias.hpp>
 
+namespace arguments_test {
+
 /// Every error that a call can throw, on a layer that reads a tensor of its own to route; before any launch, with
 /// nothing changed.
 
@@ -280,3 +282,5 @@ TEST_CASE("a strided View whose rows happen to be contiguous is fine") {
   call.out = Rows<float>(call.y.data(), 1, 6);
   REQUIRE_NOTHROW(call.forward());
 }
+
+} // namespace arguments_test

@@ -8,6 +8,8 @@
 #include <regex>
 #include <set>
 
+namespace documented_test {
+
 /// Errors in the headers, in the docs and in these tests are the same.
 
 namespace {
@@ -94,3 +96,5 @@ TEST_CASE("every error that a docstring names exists") {
   });
   REQUIRE(std::includes(thrown.begin(), thrown.end(), named.begin(), named.end()));
 }
+
+} // namespace documented_test

@@ -7,6 +7,8 @@
 #include <kokomo/router/hash.hpp>
 #include <kokomo/router/mlp_scorer.hpp>
 
+namespace inputs_test {
+
 /// What policies read beside x: missing, of the wrong extents, or with ids out of range.
 
 using namespace errors;
@@ -163,3 +165,5 @@ TEST_CASE("MlpScorer: states of the layer below are there if it reads them, and 
     REQUIRE_NOTHROW(call.backward());
   }
 }
+
+} // namespace inputs_test

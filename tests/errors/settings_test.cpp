@@ -26,6 +26,8 @@
 
 #include <limits>
 
+namespace settings_test {
+
 using namespace kokomo;
 using errors::expect_error, errors::expect_error_of;
 
@@ -213,3 +215,5 @@ TEST_CASE("109: quantised experts and their format") {
   expect_error(109, [] { Float8{.intermediate = 3, .activations = Activations::int8}.check(Sizes{}); },
                {"activations = int8", "expected as_stored"});
 }
+
+} // namespace settings_test

@@ -4,7 +4,7 @@
 
 #include <kokomo/experts/activation.hpp>
 
-namespace {
+namespace activation_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -111,4 +111,4 @@ TEST_CASE("large arguments stay finite") {
   }
 }
 
-} // namespace
+} // namespace activation_test

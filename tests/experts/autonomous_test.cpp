@@ -7,7 +7,7 @@
 
 #include <algorithm>
 
-namespace {
+namespace autonomous_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -82,4 +82,4 @@ TEST_CASE("autonomous experts: sizes that do not fit") {
   REQUIRE_THROWS_AS(Subject({.tokens = 1, .hidden = 2, .experts = 2}, policies), Error);
 }
 
-} // namespace
+} // namespace autonomous_test

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-namespace {
+namespace feed_forward_backward_test {
 
 using namespace kokomo;
 using Exec = Kokkos::DefaultHostExecutionSpace;
@@ -291,4 +291,4 @@ TEST_CASE("the workspace is no larger than the input and the pre-activations") {
   check_memory<bfloat16>({.tokens = 512, .hidden = 2880, .experts = 32}, 2880, 4);
 }
 
-} // namespace
+} // namespace feed_forward_backward_test

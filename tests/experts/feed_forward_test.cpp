@@ -4,7 +4,7 @@
 
 #include <kokomo/experts/feed_forward.hpp>
 
-namespace {
+namespace feed_forward_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -103,4 +103,4 @@ TEST_CASE("GPT-OSS's experts: clamps, offset, biases, interleaved in_out") {
   check_gradients(fixture);
 }
 
-} // namespace
+} // namespace feed_forward_test

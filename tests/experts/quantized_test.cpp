@@ -8,7 +8,7 @@
 #include <random>
 #include <vector>
 
-namespace {
+namespace quantized_test {
 
 using namespace kokomo;
 using Exec = Kokkos::DefaultHostExecutionSpace;
@@ -328,4 +328,4 @@ TEST_CASE("settings that a format does not have, and experts that do not fit, ar
   REQUIRE(id([&] { s.policy.quantize(Exec(), {.intermediate = 9}, s.original, s.quantized); }) == 202);
 }
 
-} // namespace
+} // namespace quantized_test

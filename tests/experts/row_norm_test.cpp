@@ -4,7 +4,7 @@
 
 #include <kokomo/experts/row_norm.hpp>
 
-namespace {
+namespace row_norm_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -44,4 +44,4 @@ TEST_CASE("normalised expert outputs: gradients equal central differences, with 
   check_gradients(on_input);
 }
 
-} // namespace
+} // namespace row_norm_test

@@ -5,7 +5,7 @@
 #include <kokomo/experts/single_neuron.hpp>
 #include <kokomo/models/product_keys.hpp>
 
-namespace {
+namespace single_neuron_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -90,4 +90,4 @@ TEST_CASE("a layer of a million experts") {
   REQUIRE(touched <= 40);
 }
 
-} // namespace
+} // namespace single_neuron_test

@@ -5,7 +5,7 @@
 #include <kokomo/experts/with_identity.hpp>
 #include <kokomo/router/given.hpp>
 
-namespace {
+namespace with_identity_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -59,4 +59,4 @@ TEST_CASE("a token of identities alone returns its weighted input, one of zeros 
   check_gradients(fixture); // experts with weights get none
 }
 
-} // namespace
+} // namespace with_identity_test

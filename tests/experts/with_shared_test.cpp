@@ -4,7 +4,7 @@
 
 #include <kokomo/experts/with_shared.hpp>
 
-namespace {
+namespace with_shared_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -58,4 +58,4 @@ TEST_CASE("shared experts compute masked tokens too") {
   check_gradients(fixture);
 }
 
-} // namespace
+} // namespace with_shared_test

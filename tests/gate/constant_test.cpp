@@ -4,7 +4,7 @@
 
 #include <kokomo/gate/constant.hpp>
 
-namespace {
+namespace constant_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -32,4 +32,4 @@ TEST_CASE("no gradient of a constant gate reaches the router") {
   REQUIRE(norm(to_host(fixture.gradients.router.weight)) == 0);
 }
 
-} // namespace
+} // namespace constant_test

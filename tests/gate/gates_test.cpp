@@ -7,7 +7,7 @@
 #include <kokomo/gate/selected_softmax.hpp>
 #include <kokomo/gate/straight_through.hpp>
 
-namespace {
+namespace gates_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -144,4 +144,4 @@ TEST_CASE("ReMix: constant weights, so the effective support of k experts is k")
   REQUIRE_THROWS_AS(remix_gate(0, 8), Error);
 }
 
-} // namespace
+} // namespace gates_test

@@ -4,7 +4,7 @@
 
 #include <kokomo/gate/joint.hpp>
 
-namespace {
+namespace joint_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -44,4 +44,4 @@ TEST_CASE("the joint gate: gradients equal central differences, of masked tokens
   check_gradients(fixture);
 }
 
-} // namespace
+} // namespace joint_test

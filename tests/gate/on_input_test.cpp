@@ -6,7 +6,7 @@
 #include <kokomo/gate/on_input.hpp>
 #include <kokomo/space/latent.hpp>
 
-namespace {
+namespace on_input_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -58,4 +58,4 @@ TEST_CASE("a gate on the input of latent experts: forward and gradients") {
   check_gradients(fixture);
 }
 
-} // namespace
+} // namespace on_input_test

@@ -5,7 +5,7 @@
 #include <kokomo/capacity/capacity.hpp>
 #include <kokomo/gate/score_gate.hpp>
 
-namespace {
+namespace score_gate_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -103,4 +103,4 @@ TEST_CASE("round_weights rounds to the storage type") {
   REQUIRE(relative_error(flat(fixture.result().weights), flat(fixture.reference_result().weights)) <= 5e-4);
 }
 
-} // namespace
+} // namespace score_gate_test

@@ -6,7 +6,7 @@
 #include <kokomo/gate/selected_softmax.hpp>
 #include <kokomo/router/given.hpp>
 
-namespace {
+namespace selected_softmax_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -55,4 +55,4 @@ TEST_CASE("softmax over the chosen: gradients equal central differences") {
   check_gradients(fixture);
 }
 
-} // namespace
+} // namespace selected_softmax_test

@@ -4,7 +4,7 @@
 
 #include <kokomo/gate/sparse_mixer.hpp>
 
-namespace {
+namespace sparse_mixer_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -127,4 +127,4 @@ TEST_CASE("SparseMixer in training takes factors that were drawn elsewhere") {
   REQUIRE(fixture.result().weights == weights);
 }
 
-} // namespace
+} // namespace sparse_mixer_test

@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+namespace checkpoint_test {
+
 using kokomo::io::Checkpoint;
 using kokomo::io::Config;
 
@@ -214,3 +216,5 @@ TEST_CASE("config.json must be an object of JSON") {
   check_error([] { config_of(R"({"a":1e999})"); }, 403, {"config.json is not valid JSON"});
   check_error([] { config_of("{\"a\":\"\xc3\"}"); }, 403, {"ill-formed UTF-8"});
 }
+
+} // namespace checkpoint_test

@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+namespace families_test {
+
 // Expected values are written by hand from the formulas in docs/families/, that is from what transformers 5.23.0
 // computes and from the names that its conversion_mapping.py reads.
 
@@ -339,3 +341,5 @@ TEST_CASE("an unknown model_type is answered with the known ones") {
     CHECK(text.find("deepseek_v4") != std::string::npos);
   }
 }
+
+} // namespace families_test

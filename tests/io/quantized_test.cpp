@@ -13,6 +13,8 @@
 #include <deque>
 #include <random>
 
+namespace quantized_test {
+
 namespace {
 
 using namespace kokomo;
@@ -294,3 +296,5 @@ TEST_CASE("a DeepSeek-V3 checkpoint of float8 blocks loads as floats, and withou
 }
 
 } // namespace
+
+} // namespace quantized_test

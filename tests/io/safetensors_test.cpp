@@ -11,6 +11,8 @@
 
 #include <sys/stat.h>
 
+namespace safetensors_test {
+
 using kokomo::io::DType;
 using kokomo::io::SafetensorsFile;
 
@@ -282,3 +284,5 @@ TEST_CASE("offsets pass 2^32") {
   CHECK(second.shape == std::vector<std::int64_t>{2'500'000'000});
   CHECK(second.bytes.back() == std::byte(7));
 }
+
+} // namespace safetensors_test

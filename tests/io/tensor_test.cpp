@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+namespace tensor_test {
+
 using kokomo::bfloat16;
 using kokomo::float16;
 using kokomo::io::as_tensor;
@@ -279,3 +281,5 @@ TEST_CASE("what cannot be written is refused") {
   check_error([&] { write({tensor("w", {4})}); }, 416, {"w.safetensors cannot be written"});
   CHECK_FALSE(std::filesystem::exists(folder.path / "w.safetensors.part"));
 }
+
+} // namespace tensor_test

@@ -13,7 +13,7 @@
 #include <kokomo/router/group_limited_top_k.hpp>
 #include <kokomo/space/latent.hpp>
 
-namespace {
+namespace layer_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -155,4 +155,4 @@ TEST_CASE("NaN and infinite logits rank last and are counted") {
   check_grouping(fixture);
 }
 
-} // namespace
+} // namespace layer_test

@@ -5,7 +5,7 @@
 #include <kokomo/balancer/z_loss.hpp>
 #include <kokomo/layer.hpp>
 
-namespace {
+namespace storage_types_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -56,4 +56,4 @@ TEST_CASE("float16 layers: forward and gradients") {
   check<float16>(2.5e-3);
 }
 
-} // namespace
+} // namespace storage_types_test

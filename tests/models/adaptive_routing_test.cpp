@@ -8,7 +8,7 @@
 
 /// Presets whose tokens take as many experts as they need, or experts that no logit decides, as whole layers.
 
-namespace {
+namespace adaptive_routing_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -105,4 +105,4 @@ static_assert(models::ReMoe<>::causal && models::HashLayer<>::causal && models::
 static_assert(!models::DynaMoe<>::causal);
 static_assert(!models::SwitchTransformers<>::causal); // a capacity of a share of the batch, which the type cannot know
 
-} // namespace
+} // namespace adaptive_routing_test

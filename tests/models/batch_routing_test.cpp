@@ -3,7 +3,7 @@
 
 #include <kokomo/models/batch_routing.hpp>
 
-namespace {
+namespace batch_routing_test {
 
 using namespace kokomo;
 
@@ -34,4 +34,4 @@ TEST_CASE("presets of what decides over a batch can be made") {
                 !models::BaseLayer<>::causal && !models::BipMoe<>::causal && !models::MixtureOfDepths<>::causal);
 }
 
-} // namespace
+} // namespace batch_routing_test

@@ -4,7 +4,7 @@
 
 #include <kokomo/models/dr_llm.hpp>
 
-namespace {
+namespace dr_llm_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -75,4 +75,4 @@ TEST_CASE("repeated experts: one block, no more") {
   REQUIRE_THROWS_AS(Subject({.tokens = 4, .hidden = 3, .experts = 2}, policies), Error);
 }
 
-} // namespace
+} // namespace dr_llm_test

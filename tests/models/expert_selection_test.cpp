@@ -7,7 +7,7 @@
 
 /// Presets whose experts choose tokens, as whole layers.
 
-namespace {
+namespace expert_selection_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -125,4 +125,4 @@ TEST_CASE("predictions that nobody makes are refused") {
   REQUIRE_THROWS_AS(Layer({.tokens = 4, .hidden = 4, .experts = 1}, policies), Error);
 }
 
-} // namespace
+} // namespace expert_selection_test

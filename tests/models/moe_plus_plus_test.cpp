@@ -5,7 +5,7 @@
 
 #include <kokomo/models/moe_plus_plus.hpp>
 
-namespace {
+namespace moe_plus_plus_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -101,4 +101,4 @@ TEST_CASE("MoE++ in its other mode: the softmax of the two chosen, the zero expe
       });
 }
 
-} // namespace
+} // namespace moe_plus_plus_test

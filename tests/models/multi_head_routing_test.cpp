@@ -4,7 +4,7 @@
 
 #include <kokomo/models/multi_head_routing.hpp>
 
-namespace {
+namespace multi_head_routing_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -155,4 +155,4 @@ TEST_CASE("merged adapters: settings that make no sense, padding") {
   check_gradients(s);
 }
 
-} // namespace
+} // namespace multi_head_routing_test

@@ -5,7 +5,7 @@
 
 #include <kokomo/models/product_keys.hpp>
 
-namespace {
+namespace omni_moe_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -65,4 +65,4 @@ TEST_CASE("OmniMoe: the best pairs of the whole grid, atomic experts, and a SwiG
   }
 }
 
-} // namespace
+} // namespace omni_moe_test

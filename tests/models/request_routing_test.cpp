@@ -5,7 +5,7 @@
 
 /// Presets that decide by task, request or sequence, as whole layers.
 
-namespace {
+namespace request_routing_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -83,4 +83,4 @@ TEST_CASE("NanoVla: a request goes to the heavy expert where it is likely to win
   REQUIRE((heavy > 0 && light > 0));
 }
 
-} // namespace
+} // namespace request_routing_test

@@ -16,7 +16,7 @@
 
 /// Selectors that spend more on some tokens than on others, and scorers that decide for a sequence or a task.
 
-namespace {
+namespace adaptive_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -259,4 +259,4 @@ TEST_CASE("settings of adaptive selectors") {
   CHECK(id(TableScorer{.rows = 0}) == 101);
 }
 
-} // namespace
+} // namespace adaptive_test

@@ -10,7 +10,7 @@
 #include <map>
 #include <random>
 
-namespace {
+namespace balanced_assignment_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -180,4 +180,4 @@ TEST_CASE("balanced assignment: settings that make no sense") {
   REQUIRE_THROWS_AS((BalancedAssignment{.rounds = -1}.check({})), Error);
 }
 
-} // namespace
+} // namespace balanced_assignment_test

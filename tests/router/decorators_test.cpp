@@ -9,7 +9,7 @@
 #include <kokomo/router/self_healing.hpp>
 #include <kokomo/router/top_2.hpp>
 
-namespace {
+namespace decorators_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -197,4 +197,4 @@ TEST_CASE("decorators of scorer and selector: gradients") {
   REQUIRE(fixture.layer.status(fixture.exec, fixture.tape).rerouted > 0);
 }
 
-} // namespace
+} // namespace decorators_test

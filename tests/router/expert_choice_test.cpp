@@ -8,7 +8,7 @@
 
 #include <algorithm>
 
-namespace {
+namespace expert_choice_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -144,4 +144,4 @@ TEST_CASE("expert choice: settings that make no sense") {
   REQUIRE_THROWS_AS((ExpertChoice{.tokens_per_sequence = -1}.check(sizes)), Error);
 }
 
-} // namespace
+} // namespace expert_choice_test

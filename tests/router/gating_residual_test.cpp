@@ -4,7 +4,7 @@
 #include <kokomo/router/gating_residual.hpp>
 #include <kokomo/router/hidden_layer_scorer.hpp>
 
-namespace {
+namespace gating_residual_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -86,4 +86,4 @@ TEST_CASE("the lowest layer has no residual") {
   REQUIRE_THROWS_AS((scorer.check_inputs<double, Exec>(given, f.sizes)), Error);
 }
 
-} // namespace
+} // namespace gating_residual_test

@@ -4,7 +4,7 @@
 
 #include <kokomo/router/given.hpp>
 
-namespace {
+namespace given_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -47,4 +47,4 @@ TEST_CASE("given choices of masked tokens are ignored") {
   REQUIRE(fixture.layer.status(fixture.exec, fixture.tape).invalid_ids == 0);
 }
 
-} // namespace
+} // namespace given_test

@@ -6,7 +6,7 @@
 
 #include <set>
 
-namespace {
+namespace group_limited_top_k_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -99,4 +99,4 @@ TEST_CASE("group-limited top-k: masked tokens and gradients") {
   check_gradients(fixture);
 }
 
-} // namespace
+} // namespace group_limited_top_k_test

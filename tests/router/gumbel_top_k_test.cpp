@@ -6,7 +6,7 @@
 
 #include <map>
 
-namespace {
+namespace gumbel_top_k_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -181,4 +181,4 @@ TEST_CASE("gumbel top-k: masks, and effective support with a constant gate") {
   }
 }
 
-} // namespace
+} // namespace gumbel_top_k_test

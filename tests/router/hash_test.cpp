@@ -4,7 +4,7 @@
 
 #include <kokomo/router/hash.hpp>
 
-namespace {
+namespace hash_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -58,4 +58,4 @@ TEST_CASE("a hash table does not look at masked tokens") {
   REQUIRE(fixture.layer.status(fixture.exec, fixture.tape).invalid_ids == 0);
 }
 
-} // namespace
+} // namespace hash_test

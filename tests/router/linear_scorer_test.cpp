@@ -5,7 +5,7 @@
 #include <kokomo/router.hpp>
 #include <kokomo/router/linear_scorer.hpp>
 
-namespace {
+namespace linear_scorer_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -60,4 +60,4 @@ TEST_CASE("round_logits rounds the product to the storage type, before the multi
   REQUIRE(differs);
 }
 
-} // namespace
+} // namespace linear_scorer_test

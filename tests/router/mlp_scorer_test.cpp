@@ -4,7 +4,7 @@
 
 #include <kokomo/router/mlp_scorer.hpp>
 
-namespace {
+namespace mlp_scorer_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -189,4 +189,4 @@ TEST_CASE("MLP scorer: refuses what does not fit") {
   CHECK(error_of([&] { first.backward(); }) == 203);
 }
 
-} // namespace
+} // namespace mlp_scorer_test

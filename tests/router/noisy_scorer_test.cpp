@@ -7,7 +7,7 @@
 
 /// Scorers beside the linear one: noisy logits and cosines.
 
-namespace {
+namespace noisy_scorer_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -116,4 +116,4 @@ TEST_CASE("cosine scorer: gradients equal differences") {
   REQUIRE_THROWS_AS((ScorerFixture<CosineScorer>({.epsilon = 0}, 1, 1, 1)), Error);
 }
 
-} // namespace
+} // namespace noisy_scorer_test

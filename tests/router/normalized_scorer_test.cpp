@@ -4,7 +4,7 @@
 
 #include <kokomo/router/normalized_scorer.hpp>
 
-namespace {
+namespace normalized_scorer_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -49,4 +49,4 @@ TEST_CASE("normalised scorer of another tensor: gradients equal central differen
   check_gradients(fixture);
 }
 
-} // namespace
+} // namespace normalized_scorer_test

@@ -13,7 +13,7 @@
 
 /// Experts as pairs of keys: scorers, retrieval and weights.
 
-namespace {
+namespace pair_top_k_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -208,4 +208,4 @@ TEST_CASE("pairs: settings that make no sense") {
   CHECK(id([&] { PairGate{.rows = 2}.check(sizes); }) == 101); // 2 + 6 columns
 }
 
-} // namespace
+} // namespace pair_top_k_test

@@ -5,7 +5,7 @@
 #include <kokomo/balancer/membership_loss.hpp>
 #include <kokomo/router/predicted_scorer.hpp>
 
-namespace {
+namespace predicted_scorer_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -67,4 +67,4 @@ TEST_CASE("membership of predictions: the cross entropy of the second half of th
   CHECK(relative_error(flat(gradient), flat(logit_differences(logits, value))) < 1e-8); // h^2, and rounding over h
 }
 
-} // namespace
+} // namespace predicted_scorer_test

@@ -4,7 +4,7 @@
 
 #include <kokomo/router/product_key_scorer.hpp>
 
-namespace {
+namespace product_key_scorer_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -118,4 +118,4 @@ TEST_CASE("product key scorer: the number of experts must be a square") {
   CHECK(id_for(16) == 0);
 }
 
-} // namespace
+} // namespace product_key_scorer_test

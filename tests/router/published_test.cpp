@@ -7,7 +7,7 @@
 
 /// Published routers as whole layers, with experts that are cheap.
 
-namespace {
+namespace published_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -45,4 +45,4 @@ TEST_CASE("union of experts: a sequence shares its experts, and the router learn
   REQUIRE(norm(in_double(to_host(fixture.gradients.router.weight))) == 0);
 }
 
-} // namespace
+} // namespace published_test

@@ -4,7 +4,7 @@
 
 #include <kokomo/router/replay.hpp>
 
-namespace {
+namespace replay_memory_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -54,4 +54,4 @@ TEST_CASE("a recording is written: it may share memory with nothing else of the 
   REQUIRE(error_of(forward) == 0);
 }
 
-} // namespace
+} // namespace replay_memory_test

@@ -5,7 +5,7 @@
 
 #include <kokomo/balancer/z_loss.hpp>
 
-namespace {
+namespace routing_fixture_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -47,4 +47,4 @@ TEST_CASE("a layer of experts that only scale has exact gradients") {
   check_gradients(fixture);
 }
 
-} // namespace
+} // namespace routing_fixture_test

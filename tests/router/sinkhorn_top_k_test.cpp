@@ -9,7 +9,7 @@
 #include <numeric>
 #include <random>
 
-namespace {
+namespace sinkhorn_top_k_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -175,4 +175,4 @@ TEST_CASE("Sinkhorn: settings that make no sense") {
   REQUIRE_THROWS_AS((SinkhornTopK{.tolerance = -1}.check(sizes)), Error);
 }
 
-} // namespace
+} // namespace sinkhorn_top_k_test

@@ -4,7 +4,7 @@
 #include <kokomo/gate/sparse_mixer.hpp>
 #include <kokomo/router/sparse_mixer.hpp>
 
-namespace {
+namespace sparse_mixer_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -76,4 +76,4 @@ TEST_CASE("SparseMixer draws again at another step, and only then, masked tokens
   REQUIRE(fixture.result().weights == reference::Rows(50, {0, 0}));
 }
 
-} // namespace
+} // namespace sparse_mixer_test

@@ -12,7 +12,7 @@
 #include <algorithm>
 #include <numeric>
 
-namespace {
+namespace sum_scorer_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -162,4 +162,4 @@ TEST_CASE("hash tables: balanced by frequency, and random") {
   CHECK(load(balanced_hash_table(equal, 8)) == 1);
 }
 
-} // namespace
+} // namespace sum_scorer_test

@@ -4,7 +4,7 @@
 
 #include <kokomo/router/top_2.hpp>
 
-namespace {
+namespace top_2_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -105,4 +105,4 @@ TEST_CASE("top-2: masked tokens and gradients, with a second expert that is not 
   check_gradients(fixture);
 }
 
-} // namespace
+} // namespace top_2_test

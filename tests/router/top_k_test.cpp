@@ -4,7 +4,7 @@
 
 #include <kokomo/router/top_k.hpp>
 
-namespace {
+namespace top_k_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -77,4 +77,4 @@ TEST_CASE("top-k: gradients equal central differences") {
   check_gradients(fixture);
 }
 
-} // namespace
+} // namespace top_k_test

@@ -12,7 +12,7 @@
 
 /// Selectors that take a varying number of experts a token.
 
-namespace {
+namespace varying_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -212,4 +212,4 @@ TEST_CASE("bounds of varying selectors") {
   CHECK(TopP{.at_most = 2}.entries_per_token(sizes) == 2);
 }
 
-} // namespace
+} // namespace varying_test

@@ -3,7 +3,7 @@
 
 #include <kokomo/router/window_scorer.hpp>
 
-namespace {
+namespace window_scorer_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -44,4 +44,4 @@ TEST_CASE("windows: a sequence of fewer tokens than windows, and no token") {
   REQUIRE(none.logits.extent(0) == 0);
 }
 
-} // namespace
+} // namespace window_scorer_test

@@ -9,7 +9,7 @@
 #include <map>
 #include <string>
 
-namespace {
+namespace padding_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -71,4 +71,4 @@ TEST_CASE("soft mixture of experts: what padding holds, numbers or not, changes 
   }
 }
 
-} // namespace
+} // namespace padding_test

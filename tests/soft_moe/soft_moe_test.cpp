@@ -4,7 +4,7 @@
 
 #include <kokomo/soft_moe.hpp>
 
-namespace {
+namespace soft_moe_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -226,4 +226,4 @@ TEST_CASE("soft mixture of experts: no tokens, fewer tokens, what makes no sense
   REQUIRE_THROWS_AS(Layer(shape, {}), Error); // experts without a size
 }
 
-} // namespace
+} // namespace soft_moe_test

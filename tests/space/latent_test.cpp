@@ -5,7 +5,7 @@
 #include <kokomo/space/latent.hpp>
 #include <kokomo/space/same_space.hpp>
 
-namespace {
+namespace latent_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -57,4 +57,4 @@ TEST_CASE("the same space named or not is the same layer") {
   REQUIRE_FALSE(Named::has_space);
 }
 
-} // namespace
+} // namespace latent_test

@@ -5,7 +5,7 @@
 #include <kokomo/router/normalized_scorer.hpp>
 #include <kokomo/space/normalized_input.hpp>
 
-namespace {
+namespace normalized_input_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -34,4 +34,4 @@ TEST_CASE("experts on a normalised input: gradients equal central differences") 
   check_gradients(fixture);
 }
 
-} // namespace
+} // namespace normalized_input_test

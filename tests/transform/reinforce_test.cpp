@@ -6,7 +6,7 @@
 
 #include <numeric>
 
-namespace {
+namespace reinforce_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -133,4 +133,4 @@ TEST_CASE("a toy of four experts, one of them right: the router finds it from lo
   REQUIRE(softmax(z)[2] > 0.99);
 }
 
-} // namespace
+} // namespace reinforce_test

@@ -8,7 +8,7 @@
 
 #include <random>
 
-namespace {
+namespace spectral_test {
 
 using namespace kokomo;
 using namespace kokomo::test;
@@ -274,4 +274,4 @@ TEST_CASE("a frozen expert's parameters and AdamW moments are bit-identical afte
   REQUIRE(!adamw(false));
 }
 
-} // namespace
+} // namespace spectral_test
