@@ -22,7 +22,8 @@ template <class Layer> typename Layer::Policies settings(index_t identity, index
 
 TEST_CASE("identity and zero experts equal the reference, and own no parameters") {
   std::vector<Shape> const shapes{{.tokens = 1, .hidden = 2, .experts = 2}, {.tokens = 31, .hidden = 6, .experts = 3}};
-  for (auto const& [identity, zero] : {std::pair(0, 0), std::pair(2, 0), std::pair(0, 1), std::pair(3, 2)}) {
+  for (auto const& counts : {std::pair(0, 0), std::pair(2, 0), std::pair(0, 1), std::pair(3, 2)}) {
+    int const identity = counts.first, zero = counts.second; // clang 14 captures no structured bindings
     INFO("identity " << identity << ", zero " << zero);
     check_shapes<Subject<double>>(shapes, [&](Shape const&) { return settings<Subject<double>>(identity, zero, 2); });
     check_shapes<Subject<float>>(shapes, [&](Shape const&) { return settings<Subject<float>>(identity, zero, 2); });
