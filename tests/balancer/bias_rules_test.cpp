@@ -117,7 +117,7 @@ Batch skewed() {
   return batch;
 }
 
-TEST_CASE("every rule evens out a skewed load; proportional ones conserve the sum, sign does not") {
+TEST_CASE("every rule evens out a skewed load, proportional ones conserve the sum, sign does not") {
   struct Case {
     SelectionBias policy;
     bool conserves;

@@ -44,7 +44,7 @@ TEST_CASE("entropy: ln E for uniform routing, 0 for one-hot, a loop's otherwise"
   REQUIRE(loss_of(unit, {.logits = {{4, 1}}, .mask = {0}}) == 0);
 }
 
-TEST_CASE("entropy: gradients equal central differences; the sign sharpens or flattens") {
+TEST_CASE("entropy: gradients equal central differences, the sign sharpens or flattens") {
   Batch const batch{.logits = random_logits(6, 4), .k = 2, .mask = {1, 1, 0, 1, 1, 1}};
   check_loss_gradient(EntropyLoss{.coefficient = 0.5f}, batch);
   check_loss_gradient(EntropyLoss{.coefficient = -2, .normalized = true}, batch);
@@ -101,7 +101,7 @@ TEST_CASE("importance: gradients equal central differences") {
   check_loss_gradient(ImportanceLoss<SoftmaxMass>{.coefficient = 1, .sample_variance = true}, batch);
 }
 
-TEST_CASE("coverage is 0 where use is even, confidence where routing is one-hot; a loop's otherwise") {
+TEST_CASE("coverage is 0 where use is even, confidence where routing is one-hot, a loop's otherwise") {
   CoverageThenConfidence const policy{.coverage = 1};
   REQUIRE(std::abs(loss_of(policy, {.logits = balanced_logits(8, 4, 1, 3)})) <= 1e-14);
   REQUIRE(loss_of(policy, {.logits = Rows(3, Row{900, 0, 0, 0})}) == Approx(std::log(4.0)).epsilon(1e-14));
@@ -199,7 +199,7 @@ TEST_CASE("the average of the entropy is exponential") {
   REQUIRE(to_host(m.state.average)[0] == Approx(0.75 * 0.6 + 0.25 * 0.2).epsilon(1e-9));
 }
 
-TEST_CASE("budget: zero at the target alone, whichever layer spends it; gradients equal differences") {
+TEST_CASE("budget: zero at the target alone, whichever layer spends it, gradients equal differences") {
   Exec const exec;
   BudgetLoss<Exec> const loss{.coefficient = 3, .target = 0.5f, .budget = Budget<Exec>(exec, 2)};
   exec.fence();

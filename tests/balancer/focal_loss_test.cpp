@@ -16,7 +16,7 @@ FocalLoss<Exec> focal(std::vector<index_t> const& labels, Row const& weights = {
   return loss;
 }
 
-TEST_CASE("focal loss: the formula and its gradient; tokens without label, with one of no expert, and padding") {
+TEST_CASE("focal loss: the formula and its gradient, tokens without label, with one of no expert, and padding") {
   auto const logits = random_logits(7, 3);
   std::vector<index_t> const labels{0, 2, none, 1, 5, 1, 2}, mask{1, 1, 1, 1, 1, 1, 0};
   Row const weights{0.5, 2, 1};

@@ -230,7 +230,7 @@ TEST_CASE("coupling: gradients equal differences, with noise through the radius,
   }
 }
 
-TEST_CASE("coupling: a detached radius is a constant of the gradient; zero and equal rows are defined") {
+TEST_CASE("coupling: a detached radius is a constant of the gradient, zero and equal rows are defined") {
   auto const rows = random_rows(3, 5, 8);
   auto const each = random_rows(3, 10, 9);
   Row gradients[2];

@@ -85,7 +85,7 @@ TEST_CASE("experts are held near what they were: squared distances and their gra
   check({1, 0, 1});
 }
 
-TEST_CASE("nothing at the anchor, four times as much at twice the distance; an anchor of other experts is refused") {
+TEST_CASE("nothing at the anchor, four times as much at twice the distance, an anchor of other experts is refused") {
   Subject s;
   s.parameters.experts = s.policy.anchor;
   REQUIRE(s.loss() == 0);

@@ -152,7 +152,7 @@ TEST_CASE("batch-prioritised routing drops the least probable tokens") {
     REQUIRE(Queue(logits).run(2, {.order = order, .places = 60}) == Queue(logits).run(2, {.places = 60}));
 }
 
-TEST_CASE("Switch: of equal tokens the first C; GShard: no second choice displaces a first") {
+TEST_CASE("Switch: of equal tokens the first C, GShard: no second choice displaces a first") {
   Choice first(9);
   for (std::size_t t = 0; t < 4; ++t) first[t] = {1};
   REQUIRE(Queue(Rows(9, Row{0, 5, 0})).run(1, {.places = 4}) == first);

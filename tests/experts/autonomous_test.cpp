@@ -59,7 +59,7 @@ TEST_CASE("autonomous experts: gradients through norms, weights and the shared a
   check_gradients(f);
 }
 
-TEST_CASE("a larger first matrix ranks its expert higher; a token of zeros is finite") {
+TEST_CASE("a larger first matrix ranks its expert higher, a token of zeros is finite") {
   Fixture<Subject> f({.tokens = 6, .hidden = 4, .experts = 5}, settings(1), 2);
   auto w = to_host(f.parameters.router.down);
   for (std::size_t i = 2 * 12; i < 3 * 12; ++i) w[i] *= 50; // expert 2

@@ -141,7 +141,7 @@ template <class Layer> Outcome learn(typename Layer::Policies const& policies, R
 /// MaxVio of ideal routing of random tokens to one expert each: the largest of 8 normals is 1.42 deviations off.
 double const least_max_violation = 1.42 * std::sqrt((1 - 1.0 / clusters) * clusters / tokens);
 
-TEST_CASE("clusters: without balancing experts die; a loss and a bias keep the load even and learn the task") {
+TEST_CASE("clusters: without balancing experts die, a loss and a bias keep the load even and learn the task") {
   using Subject = Layer<Router<LinearScorer, TopK<1>>, SoftmaxGate, Balancers<SelectionBias, LoadBalancingLoss>,
                         ScaleExperts, float, Exec>;
   auto const with = [](float rate, float coefficient) {

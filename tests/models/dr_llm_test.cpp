@@ -24,7 +24,7 @@ Row block(Row const& gate_up, Row const& down, Row const& x) {
   return y;
 }
 
-TEST_CASE("Dr.LLM: a sequence skips the block, runs it once or twice; gradients through both runs and of the labels") {
+TEST_CASE("Dr.LLM: a sequence skips the block, runs it once or twice, gradients through both runs and of the labels") {
   std::vector<int> seen(3, 0);
   for (unsigned seed = 1; seed <= 6; ++seed) {
     Subject::Policies policies;

@@ -69,7 +69,7 @@ template <class S, class Weight> Rows merged_output(S const& s, Weight const& we
 
 using Mhr = models::MultiHeadRouting<double, Exec>;
 
-TEST_CASE("multi-head routing: matrices averaged by task and split, then applied; gradients of all of them") {
+TEST_CASE("multi-head routing: matrices averaged by task and split, then applied, gradients of all of them") {
   for (auto const& [splits, skills] : {std::pair(1, 3), std::pair(3, 2), std::pair(6, 1)}) {
     Subject<Mhr> s({0, 2, 1, 1, 0}, 6, splits, skills, 2);
     s.forward();

@@ -203,7 +203,7 @@ TEST_CASE("the probability that one of two arms wins") {
   CHECK(std::abs(win_probability(1, 1, 1, 2) - 2.0 / 3) < 1e-14); // X uniform: the mean of 1 - (1 - X)^2
 }
 
-TEST_CASE("pooled scorer: all tokens of a sequence share their logits; gradients equal differences") {
+TEST_CASE("pooled scorer: all tokens of a sequence share their logits, gradients equal differences") {
   for (auto const pooling : {Pooling::mean, Pooling::flatten}) {
     ScorerFixture<PooledScorer<>> f({.tokens_per_sequence = 3, .pooling = pooling}, 8, 4, 5); // the last one has 2
     auto const logits = f.forward();
@@ -225,7 +225,7 @@ TEST_CASE("pooled scorer: all tokens of a sequence share their logits; gradients
   REQUIRE_THROWS_AS((ScorerFixture<PooledScorer<>>({}, 2, 2, 2)), Error);
 }
 
-TEST_CASE("table scorer: a row a task; gradients equal differences") {
+TEST_CASE("table scorer: a row a task, gradients equal differences") {
   ScorerFixture<TableScorer> f({.rows = 3}, 6, 2, 4);
   OwnedVector<index_t, Exec> ids("ids", 6);
   to_device(std::vector<index_t>{2, 0, 2, 7, -1, 0}, ids);

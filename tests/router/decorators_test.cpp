@@ -34,7 +34,7 @@ struct Healing : RoutingFixture<> {
   }
 };
 
-TEST_CASE("a failed expert gets no token; reroutes are counted, weights renormalised, other tokens untouched") {
+TEST_CASE("a failed expert gets no token, reroutes are counted, weights renormalised, other tokens untouched") {
   auto const logits = some_logits(40, 5);
   Healing healthy(logits, 2, {0, 0, 0, 0, 0}), failed(logits, 2, {0, 0, 1, 0, 0});
   RoutingFixture<> plain(logits);

@@ -154,7 +154,7 @@ TEST_CASE("the joint probability renormalised over the chosen is the softmax ove
   }
 }
 
-TEST_CASE("key scorer equals the formula; gradients equal differences") {
+TEST_CASE("key scorer equals the formula, gradients equal differences") {
   int const heads = 2, n = 3, d = 2, width = 4;
   ScorerFixture<KeyScorer> f({.heads = heads, .key_size = d}, 5, width, n * n);
   Row const x = in_double(to_host(f.x)), w = in_double(to_host(f.parameters.queries)),
@@ -175,7 +175,7 @@ TEST_CASE("key scorer equals the formula; gradients equal differences") {
   check_scorer_gradients(f);
 }
 
-TEST_CASE("grid scorer: probabilities of all experts sum to one; gradients equal differences") {
+TEST_CASE("grid scorer: probabilities of all experts sum to one, gradients equal differences") {
   ScorerFixture<GridScorer> f({.rows = 3}, 4, 5, 12);
   for (auto const& z : f.forward()) {
     double sum = 0;

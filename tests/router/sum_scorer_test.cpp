@@ -17,7 +17,7 @@ namespace sum_scorer_test {
 using namespace kokomo;
 using namespace kokomo::test;
 
-TEST_CASE("layer norm scorer equals the formula; gradients equal differences") {
+TEST_CASE("layer norm scorer equals the formula, gradients equal differences") {
   ScorerFixture<LayerNormScorer> f({}, 5, 6, 3);
   Row const x = in_double(to_host(f.x)), w = in_double(to_host(f.parameters.weight));
   Row expected;

@@ -58,7 +58,7 @@ std::vector<std::vector<index_t>> ordered_pairs(int n) {
 }
 
 TEST_CASE(
-    "probabilities of all ordered draws sum to one; the estimator is unbiased, by enumeration of n = 4, k = 2, M = 2") {
+    "probabilities of all ordered draws sum to one, the estimator is unbiased, by enumeration of n = 4, k = 2, M = 2") {
   Row const z{0.3, -1, 0.8, 0.1};
   auto const loss_of_draw = [](std::vector<index_t> const& draw) { // any function of the draw, order included
     return 1.5 * draw[0] - 0.7 * draw[1] + 0.3 * draw[0] * draw[1];

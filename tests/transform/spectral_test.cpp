@@ -243,7 +243,7 @@ TEST_CASE("freezing by score: averages, scores by hand, the kept expert") {
   REQUIRE(to_host(decaying.importance)[0] == Approx(0.75 * g[0] + 0.25 * 4 * g[0]).epsilon(1e-13));
 }
 
-TEST_CASE("a frozen expert's parameters and AdamW moments are bit-identical after a step; a zero gradient alone is not "
+TEST_CASE("a frozen expert's parameters and AdamW moments are bit-identical after a step, a zero gradient alone is not "
           "enough") {
   Exec const exec;
   ExpertUsage<Exec> const usage(exec, 3);
