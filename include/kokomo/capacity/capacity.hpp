@@ -166,8 +166,9 @@ template <class T, class Exec> struct DropUnaccepted {
 /// with n the tokens of a sequence (of the batch where `tokens_per_sequence` is 0), k the most entries a token has and
 /// E the experts. Each sequence has its own places. Scores are those of the gate's score function. A dropped entry
 /// keeps its expert in the Assignment, its row is `none`; whether it keeps its share of the weights is the gate's
-/// `drops`. Not causal, whatever the order: the type does not know the settings. Those under which no later token matters
-/// are fixed places in the order token_position, or position with one choice a token. Source: Switch, GShard, V-MoE, Megatron (docs/policies/capacity/capacity.md).
+/// `drops`. Not causal, whatever the order: the type does not know the settings. Those under which no later token
+/// matters are fixed places in the order token_position, or position with one choice a token.
+/// Source: Switch, GShard, V-MoE, Megatron (docs/policies/capacity/capacity.md).
 /// \throws kokomo::Error 108 for negative settings, or where none of places, fraction and factor is positive
 struct Capacity {
   using slot = slots::capacity;
