@@ -2,6 +2,7 @@
 #include <support/catch.hpp>
 
 #include <kokomo/schedule/depth_schedule.hpp>
+#include <kokomo/schedule/least_loaded.hpp>
 #include <kokomo/schedule/step_schedule.hpp>
 
 TEST_CASE("depth_schedule") {
@@ -22,5 +23,17 @@ TEST_CASE("step_schedule") {
   REQUIRE(capacity.at(0) == 8);
   REQUIRE(capacity.at(20000) == 4);
   REQUIRE(capacity.at(100000) == 2);
+  // [/snippet]
+}
+
+TEST_CASE("least_loaded") {
+  // [snippet:least_loaded]
+  // Four experts on two devices, and all but ten rows for the first one.
+  std::vector<kokomo::offset_t> const loads{70, 4, 3, 3};
+  auto const placement = kokomo::LeastLoaded{.devices = 2}.plan(loads);
+  REQUIRE(placement.load == std::vector<kokomo::offset_t>{40, 40});
+  REQUIRE(placement.rows_of[0][0] == kokomo::PlacedRows{.device = 0, .begin = 0, .end = 36}); // expert 1 stays, too
+  REQUIRE(placement.rows_of[0][1] == kokomo::PlacedRows{.device = 1, .begin = 36, .end = 70});
+  REQUIRE(placement.transfers == 1); // of the weights of expert 0
   // [/snippet]
 }
