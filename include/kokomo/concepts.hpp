@@ -175,6 +175,31 @@ template <class Policy> constexpr bool is_causal() {
     return true;
 }
 
+/// The same in one mode and under a policy's settings, for those that have `bool causal_in(Mode) const`.
+template <class Policy> bool is_causal_in(Policy const& policy, Mode mode) {
+  if constexpr (requires { policy.causal_in(mode); })
+    return policy.causal_in(mode);
+  else
+    return is_causal<Policy>();
+}
+
+/// A selector that ranks experts that it leaves out at zero: a negative rank of another one falls behind them.
+template <class Selector> bool leaves_out_at_zero(Selector const& policy) {
+  if constexpr (requires { policy.leaves_out_at_zero(); })
+    return policy.leaves_out_at_zero();
+  else if constexpr (requires { policy.inner; })
+    return leaves_out_at_zero(policy.inner);
+  else
+    return false;
+}
+/// A balancer whose selection biases move, to either side of zero.
+template <class Balancer> bool moves_bias(Balancer const& policy) {
+  if constexpr (requires { policy.moves_bias(); })
+    return policy.moves_bias();
+  else
+    return false;
+}
+
 /// A Space whose experts' sum is mapped back: its Saved holds `combined`.
 template <class Space, class T, class Exec>
 concept MapsBack = requires(saved_t<Space, T, Exec> const& saved) {

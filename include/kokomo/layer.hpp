@@ -75,7 +75,8 @@ public:
   static constexpr bool combines_gradients = detail::CombinesRowGradients<Routed, T, Exec>;
   static constexpr bool weighs_input = detail::weighs_input<Gate>();
   static constexpr bool weighs_shared = requires { Gate::weighs_shared; };
-  /// No token's output depends on later tokens of the batch. Policies that break this say `causal = false`.
+  /// No token's output depends on later tokens of the batch, whatever the settings. Policies that break this say
+  /// `causal = false`; what holds for a layer's settings and one mode says `causal_in`.
   static constexpr bool causal = detail::is_causal<Scorer>() && detail::is_causal<Selector>() &&
                                  detail::is_causal<Gate>() && detail::is_causal<Balancer>() &&
                                  detail::is_causal<Adjust>() && detail::is_causal<Capacity>();
@@ -193,6 +194,10 @@ public:
     detail::check_settings(policies.capacity, m_sizes);
     detail::check_settings(policies.space, m_sizes);
     detail::check_settings(policies.combine, m_sizes);
+    detail::require(
+        !detail::leaves_out_at_zero(policies.router.selector) || !detail::moves_bias(policies.balancer), 103,
+        "experts outside the allowed groups rank 0, ahead of those inside whose rank a moving selection bias "
+        "makes negative; expected OutsideRank::minus_infinity, or biases that stay (SelectionBias rate = 0)");
     if constexpr (detail::ReadsActivations<Routed>)
       detail::require(policies.router.scorer.width == routed().cached, 101, "experts read activations of width ",
                       routed().cached, ", expected the scorer's: ", policies.router.scorer.width);
@@ -203,6 +208,22 @@ public:
   Shape const& shape() const { return m_shape; }
   Policies const& policies() const { return m_policies; }
   Sizes const& sizes() const { return m_sizes; }
+
+  /// Whether, under these settings, no token's output depends on later tokens of a call in this mode. `causal` says so for
+  /// all settings and both modes.
+  bool causal_in(Mode mode) const {
+    return detail::is_causal_in(m_policies.router.scorer, mode) && detail::is_causal_in(m_policies.adjust, mode) &&
+           detail::is_causal_in(m_policies.router.selector, mode) && detail::is_causal_in(m_policies.gate, mode) &&
+           detail::is_causal_in(m_policies.balancer, mode) && detail::is_causal_in(m_policies.capacity, mode);
+  }
+  /// For a layer of a decoder, which has no later tokens while it generates.
+  /// \throws kokomo::Error 110 unless causal_in(Mode::inference)
+  void require_causal_inference() const {
+    detail::require(causal_in(Mode::inference), 110,
+                    "in inference a token's output depends on later tokens of the call, which a decoder does not have; "
+                    "expected policies with a causal form in inference (ExpertChoice inference = "
+                    "InferenceChoice::above_threshold)");
+  }
 
   /// Zeroed Views, allocated asynchronously on `exec`.
   Parameters make_parameters(Exec const& exec) const { return parameters(Allocator<Exec>(exec)); }

@@ -37,8 +37,14 @@ enum class SlotNorm {
 ///
 /// As with Layer, parameters, gradients, workspace and tape are the caller's; calls enqueue work on the execution space
 /// instance, allocate nothing and fence nothing; the same input gives the same bits for any number of threads.
-template <class ExpertsT = AnyPlainExperts, class T = float, class ExecT = Kokkos::DefaultExecutionSpace>
+template <class ExpertsT = AnyPlainExperts, class T = float, class ExecT = Kokkos::DefaultExecutionSpace,
+          class... SlotPolicies>
 class SoftMoe {
+  static_assert(
+      sizeof...(SlotPolicies) == 0,
+      "kokomo::SoftMoe: nothing is chosen, so nothing can overflow or be out of balance: it takes no capacity, "
+      "no balancing loss and no other policy beside its experts (docs/families/soft_moe.md)");
+
 public:
   using Experts = ExpertsT;
   using Storage = T;

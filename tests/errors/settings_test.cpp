@@ -14,12 +14,14 @@
 #include <kokomo/gate/selected_softmax.hpp>
 #include <kokomo/gate/sparse_mixer.hpp>
 #include <kokomo/layer.hpp>
+#include <kokomo/router/expert_choice.hpp>
 #include <kokomo/router/given.hpp>
 #include <kokomo/router/group_limited_top_k.hpp>
 #include <kokomo/router/hash.hpp>
 #include <kokomo/router/mlp_scorer.hpp>
 #include <kokomo/router/normalized_scorer.hpp>
 #include <kokomo/router/product_key_scorer.hpp>
+#include <kokomo/router/self_healing.hpp>
 #include <kokomo/router/top_2.hpp>
 #include <kokomo/space/latent.hpp>
 #include <kokomo/space/normalized_input.hpp>
@@ -127,6 +129,10 @@ TEST_CASE("102: experts a token") {
   refuses<Selects<Top2>>(102, [](auto& shape, auto&) { shape.experts = 1; }, {"k = 2", "1 <= k <= 1"});
   refuses<Layer<Router<LinearScorer, SparseMixer>, SparseMixerGate>>(102, [](auto& shape, auto&) { shape.experts = 1; },
                                                                      {"k = 2", "1 <= k <= 1"});
+  using Three = Layer<Router<LinearScorer, Given>, SparseMixerGate>; // SparseMixer's gate is for two
+  Settings<Three> three;
+  three.policies.router.selector.k = 3;
+  expect_error_of(102, &Settings<Three>::make_layer, &three, {"two picks a token", "has 3"});
 }
 
 TEST_CASE("103: groups") {
@@ -138,6 +144,13 @@ TEST_CASE("103: groups") {
   refuses<Grouped>(103, [](auto&, auto& p) { p.router.selector.allowed_groups = 0; }, {"allowed_groups = 0"});
   refuses<Grouped>(103, [](auto&, auto& p) { p.router.selector.k = 3, p.router.selector.allowed_groups = 1; },
                    {"k = 3", "1 groups of 2 experts"});
+  using Biased = Layer<Router<LinearScorer, GroupLimitedTopK<>>, SigmoidGate, Balancers<SelectionBias>>;
+  refuses<Biased>(103, [](auto&, auto& p) { p.router.selector.outside = OutsideRank::zero; },
+                  {"outside the allowed groups rank 0", "expected OutsideRank::minus_infinity"});
+  Settings<Biased> frozen; // biases that stay, as a file has them
+  frozen.policies.router.selector.outside = OutsideRank::zero;
+  std::get<0>(frozen.policies.balancer.parts).rate = 0;
+  require_accepted(&Settings<Biased>::make_layer, &frozen);
 }
 
 TEST_CASE("104: a table without rows") {
@@ -214,6 +227,28 @@ TEST_CASE("109: quantised experts and their format") {
                {"gate_up = interleaved", "concatenated or separate", "128 rows"});
   expect_error(109, [] { Float8{.intermediate = 3, .activations = Activations::int8}.check(Sizes{}); },
                {"activations = int8", "expected as_stored"});
+}
+
+TEST_CASE("110: a decoder's layer without a causal form in inference") {
+  using Chooses = Selects<ExpertChoice>;
+  Settings<Chooses> settings;
+  REQUIRE_FALSE(Chooses::causal);
+  Chooses const encoder(settings.shape, settings.policies);
+  REQUIRE_FALSE(encoder.causal_in(Mode::inference));
+  expect_error(110, [&] { encoder.require_causal_inference(); }, {"later tokens", "InferenceChoice::above_threshold"});
+  settings.policies.router.selector.inference = InferenceChoice::above_threshold;
+  Chooses const decoder(settings.shape, settings.policies);
+  REQUIRE_NOTHROW(decoder.require_causal_inference());
+  REQUIRE_FALSE(decoder.causal_in(Mode::training));
+
+  // through decorators and packs of policies
+  using Wrapped = Layer<Router<LinearScorer, SelfHealing<ExpertChoice>>, SoftmaxGate, Balancers<NoBalancer>>;
+  Settings<Wrapped> wrapped;
+  REQUIRE_FALSE(Wrapped(wrapped.shape, wrapped.policies).causal_in(Mode::inference));
+  wrapped.policies.router.selector.inner.inference = InferenceChoice::above_threshold;
+  REQUIRE(Wrapped(wrapped.shape, wrapped.policies).causal_in(Mode::inference));
+  REQUIRE(
+      Default({.tokens = 1, .hidden = 1, .experts = 2}, {.experts = {.intermediate = 1}}).causal_in(Mode::training));
 }
 
 } // namespace settings_test

@@ -18,6 +18,7 @@ using Subject =
 template <class Layer = Subject<double>> typename Layer::Policies settings(GroupLimitedTopK<> const& s) {
   typename Layer::Policies policies;
   policies.router.selector = {s.k, s.groups, s.allowed_groups, s.group_score, s.outside};
+  if (s.outside == OutsideRank::zero) policies.balancer.rate = 0; // biases that move are refused beside it
   policies.gate.scale = 2.5f;
   policies.experts.intermediate = 3;
   return policies;

@@ -68,6 +68,9 @@ template <class... Parts> struct Adjustments {
           mask(arena.vector<index_t, Exec>(masks<T, Exec>() ? sizes.experts : 0)) {}
   };
 
+  bool causal_in(Mode mode) const {
+    return std::apply([mode](auto const&... p) { return (detail::is_causal_in(p, mode) && ...); }, parts);
+  }
   void check(Sizes const& sizes) const {
     std::apply([&](auto const&... p) { (detail::check_settings(p, sizes), ...); }, parts);
   }

@@ -123,6 +123,7 @@ struct KeyBatchNorm {
   using slot = slots::adjust;
   using Logits = logits::key_pairs;
   static constexpr bool causal = false;
+  bool causal_in(Mode mode) const { return mode == Mode::inference; }
 
   int heads = 1;
   index_t rows = 0;        ///< 0: the square root of the number of experts

@@ -90,6 +90,7 @@ template <class C, class Exec> struct TransportScoresGradient {
 struct SelectiveSinkhorn {
   using slot = slots::adjust;
   static constexpr bool causal = false;
+  bool causal_in(Mode mode) const { return mode == Mode::inference; }
 
   double probability = 1e-3; ///< of a step with the plan, 0 .. 1
   SinkhornCost cost = SinkhornCost::linear;

@@ -53,6 +53,12 @@ template <class... Parts> struct Balancers {
               policy.parts)) {}
   };
 
+  bool causal_in(Mode mode) const {
+    return std::apply([mode](auto const&... p) { return (detail::is_causal_in(p, mode) && ...); }, parts);
+  }
+  bool moves_bias() const {
+    return std::apply([](auto const&... p) { return (detail::moves_bias(p) || ...); }, parts);
+  }
   void check(Sizes const& sizes) const {
     static_assert((int(detail::HasBias<Parts>) + ... + 0) <= 1,
                   "kokomo::Balancers: at most one of the balancers may have a selection bias");

@@ -192,6 +192,9 @@ struct BipBalancing {
           bins(arena.matrix<index_t, Exec>(sizes.experts, policy.bins)) {}
   };
 
+  /// In inference the duals are frozen.
+  bool causal_in(Mode mode) const { return mode == Mode::inference || update == DualUpdate::after_selection; }
+  bool moves_bias() const { return true; }
   void check(Sizes const&) const {
     detail::require(iterations >= 1, 106, "BipBalancing iterations = ", iterations, ", expected >= 1");
     detail::require(bins == 0 || bins >= 2, 106, "BipBalancing bins = ", bins, ", expected 0 or >= 2");

@@ -124,6 +124,7 @@ struct SelectionBias {
     }
   };
 
+  bool moves_bias() const { return rate > 0; }
   void check(Sizes const& sizes) const {
     detail::require(rate >= 0, 106, "SelectionBias rate = ", rate, ", expected >= 0");
     detail::require(limit > 0, 106, "SelectionBias limit = ", limit, ", expected > 0");

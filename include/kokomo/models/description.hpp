@@ -139,6 +139,10 @@ template <class Rank> void configure(GroupLimitedTopK<Rank>& p, Description cons
        .group_score = d.group_score,
        .outside = d.outside};
 }
+/// Biases of a file stay where experts outside the groups rank 0.0: moving ones would choose these.
+inline void configure(SelectionBias& p, Description const& d) {
+  if (d.outside == OutsideRank::zero) p.rate = 0;
+}
 inline void configure(Top2& p, Description const& d) {
   p.second = d.second_expert;
   p.normalized_threshold = d.normalize != Normalize::none && d.drops == Drops::keep_share;

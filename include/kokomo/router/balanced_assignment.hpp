@@ -32,6 +32,7 @@ template <class T, class Exec> struct EnterAssignment {
 /// \throws kokomo::Error 106 unless accuracy >= 0, minimum_epsilon > 0, rounds >= 0
 struct BalancedAssignment {
   static constexpr bool causal = false;
+  bool causal_in(Mode mode) const { return mode == Mode::inference; }
   static constexpr bool balances_itself = true;
 
   float accuracy = 0.02f;        ///< >= 0, share of the logits' range

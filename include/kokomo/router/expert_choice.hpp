@@ -183,6 +183,7 @@ struct ExpertChoice {
                     places > 0 ? places : offset_t(std::ceil(std::min(n, factor * n / double(sizes.experts)))));
   }
 
+  bool causal_in(Mode mode) const { return mode == Mode::inference && inference != InferenceChoice::best; }
   offset_t entries_per_token(Sizes const& sizes) const { return sizes.experts; }
   offset_t entries(Sizes const& sizes) const {
     offset_t const pairs = sizes.tokens * sizes.experts;

@@ -48,6 +48,7 @@ template <class Base, class C, class Exec> struct ResidualInputGradients : Base 
 /// \throws kokomo::Error those of inner; 203 for logits that are missing, or given to the lowest layer
 template <class Inner = LinearScorer> struct GatingResidual {
   static constexpr bool causal = detail::is_causal<Inner>();
+  bool causal_in(Mode mode) const { return detail::is_causal_in(inner, mode); }
   static_assert(!detail::CountsColumns<Inner>, "kokomo::GatingResidual: the scorer must have one logit an expert");
 
   Inner inner{};

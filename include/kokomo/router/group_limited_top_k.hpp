@@ -80,6 +80,7 @@ template <class Rank = RankByScore> struct GroupLimitedTopK {
   template <class T, class Exec> using Scratch = detail::RankScratch<T, Exec>;
 
   offset_t entries_per_token(Sizes const&) const { return k; }
+  bool leaves_out_at_zero() const { return outside == OutsideRank::zero; }
   offset_t extra_ranks() const { return groups; }
   void check(Sizes const& sizes) const {
     detail::check_k(k, sizes);

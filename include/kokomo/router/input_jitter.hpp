@@ -65,6 +65,7 @@ template <class Scorer = LinearScorer> struct InputJitter {
   std::uint64_t seed = 0;
 
   static constexpr bool causal = detail::is_causal<Scorer>();
+  bool causal_in(Mode mode) const { return detail::is_causal_in(inner, mode); }
 
   template <class T, class Exec> using Parameters = detail::OfInner<parameters_t<Scorer, T, Exec>>;
   template <class T, class Exec> using Inputs = detail::with_call_info_t<inputs_t<Scorer, T, Exec>>;

@@ -49,6 +49,10 @@ template <class RouterT = LinearScorer, class PredictorT = HiddenLayerScorer<Rel
   RouterT router{};
   PredictorT predictor{};
 
+  bool causal_in(Mode mode) const {
+    return detail::is_causal_in(router, mode) && detail::is_causal_in(predictor, mode);
+  }
+
   template <class T, class Exec> struct Parameters {
     parameters_t<RouterT, T, Exec> router;
     parameters_t<PredictorT, T, Exec> predictor;

@@ -64,6 +64,7 @@ template <class Selector = TopK<>> struct SelfHealing {
   Selector inner{};
 
   static constexpr bool causal = detail::is_causal<Selector>();
+  bool causal_in(Mode mode) const { return detail::is_causal_in(inner, mode); }
   static constexpr bool balances_itself = kokomo::detail::balances_itself<Selector>();
   static constexpr bool takes_no_loss = kokomo::detail::takes_no_loss<Selector>();
 

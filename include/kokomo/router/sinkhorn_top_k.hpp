@@ -51,6 +51,7 @@ template <class T, class Exec> struct SelectFromPlan {
 /// \throws kokomo::Error 102 unless 1 <= k <= experts, 106 for iterations below one or a negative tolerance or epsilon
 struct SinkhornTopK {
   static constexpr bool causal = false;
+  bool causal_in(Mode mode) const { return mode == Mode::inference; }
   static constexpr bool balances_itself = true;
   static constexpr bool takes_no_loss = true; // as Megatron-LM asserts
 

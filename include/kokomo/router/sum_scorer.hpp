@@ -37,6 +37,8 @@ template <class First, class Second> struct SumScorer {
   Second second{};
   float scale = 1; ///< of the second
 
+  bool causal_in(Mode mode) const { return detail::is_causal_in(first, mode) && detail::is_causal_in(second, mode); }
+
   template <class T, class Exec> struct Parameters {
     parameters_t<First, T, Exec> first;
     parameters_t<Second, T, Exec> second;
