@@ -31,12 +31,13 @@ private:
   Exec const* m_exec = nullptr;
 };
 
-/// Name of a parameter or of state, in two parts: "experts." and "gate_up". It becomes a string where one is asked for,
-/// so that visiting Views by name costs a call nothing.
+/// Name of a parameter or of state, in pieces: "experts." and "gate_up", and between them "1." where a policy has several
+/// parts. It becomes a string where one is asked for, so that visiting Views by name costs a call nothing.
 struct Name {
   std::string_view prefix, leaf;
+  std::string_view part = {}; ///< stands behind the prefix
 
-  operator std::string() const { return std::string(prefix).append(leaf); }
+  operator std::string() const { return std::string(prefix).append(part).append(leaf); }
 };
 
 /// What a policy has that needs none: no parameters, no state, no scratch.

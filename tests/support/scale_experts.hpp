@@ -30,7 +30,7 @@ struct ScaleExperts {
     offset_t width;
 
     KOKKOS_FUNCTION void operator()(offset_t row) const {
-      if (row >= in.rows.end(in.rows.groups - 1)) return;
+      if (!in.rows.contains(row)) return;
       T const* const s = scale + offset_t(in.rows.group_of(row)) * width;
       for (offset_t h = 0; h < width; ++h) out[row * width + h] = C(s[h]) * in.x(row, h);
     }
@@ -44,7 +44,7 @@ struct ScaleExperts {
     offset_t width;
 
     KOKKOS_FUNCTION void operator()(offset_t row) const {
-      if (row >= in.rows.end(in.rows.groups - 1)) return;
+      if (!in.rows.contains(row)) return;
       T const* const s = scale + offset_t(in.rows.group_of(row)) * width;
       C const weight = d.weight != nullptr ? d.weight[row] : C(1);
       C along = 0;

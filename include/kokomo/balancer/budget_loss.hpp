@@ -83,7 +83,7 @@ template <class T, class Exec> struct BudgetGradient {
 /// Which layers spend the budget is left to them. With cost (1, 0) of a big and a small expert it is Duo-LLM's loss. Used
 /// as PooledLoss is: all layers hold the same Budget; `budget.reset(exec)`, all forwards, `value(exec, loss)`, all
 /// backwards, on one execution space instance. A layer's own `loss` stays zero.
-/// Source: notes on Duo-LLM (arXiv 2410.10846); its temperature schedule is not part of this.
+/// Source: notes on Duo-LLM (arXiv 2410.10846); models::DuoLlmTraining is the whole layer.
 /// \throws kokomo::Error 106 for a budget of another number of experts
 template <class Exec> struct BudgetLoss {
   float coefficient = 1;

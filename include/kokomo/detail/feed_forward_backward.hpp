@@ -27,7 +27,7 @@ template <class T, class Activation> struct ActivateBackward {
   Activation activation;
 
   KOKKOS_FUNCTION void operator()(offset_t row) const {
-    if (row >= rows.end(rows.groups - 1)) return;
+    if (!rows.contains(row)) return;
     constexpr int parts = Activation::gated ? 2 : 1;
     T const* const gate = pre + row * parts * width;
     T const* const up = Activation::gated ? gate + width : gate;

@@ -87,7 +87,7 @@ template <class T, class Exec> struct RowDot {
   C* d_weight;
 
   KOKKOS_FUNCTION void operator()(offset_t row) const {
-    if (row >= rows.end(rows.groups - 1)) return;
+    if (!rows.contains(row)) return;
     C sum = 0;
     for (offset_t h = 0; h < width; ++h) sum += dx[row * width + h] * x(row, h);
     d_weight[row] = sum;

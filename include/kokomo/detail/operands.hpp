@@ -9,18 +9,29 @@
 
 namespace kokomo::inline v0::detail {
 
-/// Rows partitioned into groups: group g owns rows offsets[g] .. offsets[g + 1].
-/// The host knows the number of groups and an upper bound of the rows; the offsets live where Exec can read them.
+/// Rows partitioned into groups: group g owns rows offsets[g] .. offsets[g + 1]. Other rows do not exist, in front of the
+/// first group either, where these groups are a part of more. The host knows the number of groups and an upper bound of the rows; the offsets live where Exec can read them.
 /// One group of all rows needs no offsets: they may be null when groups == 1.
 struct GroupedRows {
   offset_t const* offsets = nullptr;     ///< [groups + 1]
   index_t const* group_of_row = nullptr; ///< [rows used]; what one thread a row needs; may be null when groups == 1
   index_t groups = 0;
-  offset_t rows = 0; ///< upper bound of offsets[groups]
+  offset_t rows = 0;       ///< upper bound of offsets[groups]
+  index_t first_group = 0; ///< what group_of_row calls group 0
 
   KOKKOS_FUNCTION offset_t begin(index_t group) const { return offsets != nullptr ? offsets[group] : 0; }
   KOKKOS_FUNCTION offset_t end(index_t group) const { return offsets != nullptr ? offsets[group + 1] : rows; }
-  KOKKOS_FUNCTION index_t group_of(offset_t row) const { return group_of_row != nullptr ? group_of_row[row] : 0; }
+  KOKKOS_FUNCTION index_t group_of(offset_t row) const {
+    return group_of_row != nullptr ? group_of_row[row] - first_group : 0;
+  }
+  /// Whether the row belongs to a group.
+  KOKKOS_FUNCTION bool contains(offset_t row) const { return row >= begin(0) && row < end(groups - 1); }
+  /// Rows that belong to a group.
+  KOKKOS_FUNCTION offset_t used() const { return end(groups - 1) - begin(0); }
+  /// The groups first .. first + count of these, over the same rows.
+  GroupedRows part(index_t first, index_t count) const {
+    return {offsets != nullptr ? offsets + first : nullptr, group_of_row, count, rows, first_group + first};
+  }
 };
 
 /// An operand whose row r is `scale[r] * data[index[r] * stride ..]`: gathered and weighted while it is read.
@@ -77,6 +88,7 @@ template <class C> struct CombinedRows {
   index_t const* token_of_row = nullptr;
   C const* weight_of_row = nullptr;
   bool summed = true;
+  Write write = Write::overwrite; ///< overwrite: what stands in `data` (or in these rows of it) is cleared before
 };
 
 /// Memory of the arena for kernels that need some for each worker thread (host only; empty on devices).

@@ -53,7 +53,7 @@ template <class SA, class C, class SB, class SO> struct GroupedProduct {
 
   KOKKOS_FUNCTION void operator()(offset_t i) const {
     offset_t const row = i / columns, n = i % columns;
-    if (row >= groups.end(groups.groups - 1)) return;
+    if (!groups.contains(row)) return;
     offset_t const g = groups.group_of(row);
     C sum = 0;
     for (offset_t k = 0; k < depth; ++k) sum += a(row, k) * static_cast<C>(b(g, n, k));

@@ -49,7 +49,7 @@ template <class Format, class S, class C, class SB, class SO> struct QuantizedPr
 
   KOKKOS_FUNCTION void operator()(offset_t i) const {
     offset_t const row = i / columns, n = i % columns;
-    if (row >= groups.end(groups.groups - 1)) return;
+    if (!groups.contains(row)) return;
     offset_t const g = groups.group_of(row);
     C sum = 0;
     for (offset_t first = 0; first < depth; first += activation_group) {

@@ -13,7 +13,7 @@ template <class T, class Exec> struct CachedRow {
   index_t* index;
 
   KOKKOS_FUNCTION void operator()(offset_t row) const {
-    if (row >= in.rows.end(in.rows.groups - 1)) return;
+    if (!in.rows.contains(row)) return;
     index[row] = in.x.index[row] * in.rows.groups + in.rows.group_of(row);
   }
 };

@@ -49,7 +49,7 @@ template <class T, class Activation> struct Activate {
   Activation activation;
 
   KOKKOS_FUNCTION void operator()(offset_t row) const {
-    if (row >= rows.end(rows.groups - 1)) return;
+    if (!rows.contains(row)) return;
     T* const gate = pre + row * (Activation::gated ? 2 : 1) * width;
     T* const up = Activation::gated ? gate + width : gate;
     if (up_bias.data != nullptr) {

@@ -23,7 +23,10 @@ template <class T, class Exec> struct RepeatRows {
   offset_t width;
 
   KOKKOS_FUNCTION int runs(offset_t row) const { // -1: nobody's
-    return row < expert_offsets[1] ? 0 : row < expert_offsets[2] ? 1 : row < expert_offsets[3] ? 2 : -1;
+    return row < expert_offsets[0] || row >= expert_offsets[3] ? -1
+           : row < expert_offsets[1]                           ? 0
+           : row < expert_offsets[2]                           ? 1
+                                                               : 2;
   }
 };
 
@@ -94,12 +97,12 @@ template <class T, class Exec> struct AddRunGradient {
 
 template <class C, class Exec> struct CopyUsedRows {
   C const* from;
-  offset_t const* end;
+  GroupedRows rows;
   Matrix<C, Exec> to;
 
   KOKKOS_FUNCTION void operator()(offset_t row) const {
     auto const width = offset_t(to.extent(1));
-    for (offset_t h = 0; h < width && row < *end; ++h) to(row, h) = from[row * width + h];
+    for (offset_t h = 0; h < width && rows.contains(row); ++h) to(row, h) = from[row * width + h];
   }
 };
 
@@ -226,7 +229,7 @@ private:
   static void copy(Exec const& exec, ExpertRows<T, Exec> const& in, C const* from,
                    Matrix<compute_t<T>, Exec> const& to) {
     detail::for_each(exec, "kokomo::RepeatedExperts::copy", in.rows.rows,
-                     detail::CopyUsedRows<compute_t<T>, Exec>{from, in.rows.offsets + 3, to});
+                     detail::CopyUsedRows<compute_t<T>, Exec>{from, in.rows, to});
   }
 };
 

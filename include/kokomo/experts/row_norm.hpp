@@ -18,7 +18,7 @@ template <class T, class Exec> struct ScaleThenNorm {
   offset_t width;
 
   KOKKOS_FUNCTION void operator()(offset_t row) const {
-    if (row >= rows.end(rows.groups - 1)) return;
+    if (!rows.contains(row)) return;
     C sum = 0;
     for (offset_t h = 0; h < width; ++h) {
       C const value = out[row * width + h];
@@ -46,7 +46,7 @@ template <class T, class Exec> struct ScaleThenNormBackward {
   C* d_weight;
 
   KOKKOS_FUNCTION void operator()(offset_t row) const {
-    if (row >= rows.end(rows.groups - 1)) return;
+    if (!rows.contains(row)) return;
     C sum = 0, along = 0;
     for (offset_t h = 0; h < width; ++h) {
       C const u = raw[row * width + h] * (offset + gain[h]);
@@ -77,7 +77,7 @@ template <class T> struct SumRows {
 
   KOKKOS_FUNCTION void operator()(offset_t h) const {
     C sum = 0;
-    for (offset_t row = 0; row < rows.end(rows.groups - 1); ++row) sum += values[row * width + h];
+    for (offset_t row = rows.begin(0); row < rows.end(rows.groups - 1); ++row) sum += values[row * width + h];
     grad[h] = write == Write::add ? grad[h] + sum : sum;
   }
 };

@@ -49,6 +49,10 @@ struct Loads {
       if (count > 0) sum -= double(count) / total * std::log(double(count) / total);
     return sum / std::log(double(rows.size()));
   }
+  /// What the pass cost, if a row of expert e costs of_expert[e]: the sum over all executed entries.
+  double cost(std::vector<double> const& of_expert) const {
+    return std::inner_product(rows.begin(), rows.end(), of_expert.begin(), 0.0);
+  }
   double experts_per_token() const { return tokens > 0 ? double(executed()) / double(tokens) : 0; }
   /// Share of the chosen entries that were not executed.
   double dropped_share() const {

@@ -96,8 +96,7 @@ template <class T, class Activation, class Weights, class Kernel> struct HiddenL
   Kernel const* kernel;
 
   void operator()(int worker) const {
-    offset_t const chunk =
-        chunk_rows(groups.end(groups.groups - 1), width, kernel->columns, scratch.workers, kernel->rows);
+    offset_t const chunk = chunk_rows(groups.used(), width, kernel->columns, scratch.workers, kernel->rows);
     offset_t total = 0;
     for (index_t g = 0; g < groups.groups; ++g) {
       Tasks const tasks = tasks_of(g, chunk);
@@ -176,8 +175,10 @@ template <class T, class Weights, class Kernel> struct CombineDown {
     Range const mine{all * worker / scratch.workers, all * (worker + 1) / scratch.workers};
     if (mine.size() == 0) return;
     offset_t const column = mine.first * kernel->columns;
-    offset_t const tokens = out.summed ? out.tokens : groups.end(groups.groups - 1);
-    for (offset_t t = 0; t < tokens; ++t)
+    Range const cleared = out.write == Write::add ? Range{0, 0}
+                          : out.summed            ? Range{0, out.tokens}
+                                                  : Range{groups.begin(0), groups.end(groups.groups - 1)};
+    for (offset_t t = cleared.first; t < cleared.last; ++t)
       std::fill_n(out.data + t * width + column, std::min(mine.size() * kernel->columns, width - column), C(0));
     for (index_t g = 0; g < groups.groups; ++g)
       if (groups.end(g) > groups.begin(g))

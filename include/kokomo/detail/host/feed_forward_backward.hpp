@@ -96,8 +96,7 @@ template <class T, class Activation, class Weights, class Kernel> struct HiddenG
   InstructionSet set;
 
   void operator()(int worker) const {
-    offset_t const chunk =
-        chunk_rows(groups.end(groups.groups - 1), width, partial_columns<C>, scratch.workers, kernel->rows);
+    offset_t const chunk = chunk_rows(groups.used(), width, partial_columns<C>, scratch.workers, kernel->rows);
     offset_t total = 0;
     for (index_t g = 0; g < groups.groups; ++g) {
       Tasks const tasks = tasks_of(g, chunk);
@@ -160,7 +159,7 @@ template <class T> struct WeightGradient {
   C* d_weight;
 
   void operator()(offset_t row) const {
-    if (row >= groups.end(groups.groups - 1)) return;
+    if (!groups.contains(row)) return;
     C sum = 0;
     for (offset_t p = 0; p < partials; ++p) sum += along[row * stride + p];
     if (bias.data != nullptr) {

@@ -173,8 +173,7 @@ template <class SA, class C, class SB, class SO> struct GroupedProduct {
   Microkernel<C> const* kernel;
 
   void operator()(int worker) const {
-    offset_t const chunk =
-        chunk_rows(groups.end(groups.groups - 1), columns, kernel->columns, scratch.workers, kernel->rows);
+    offset_t const chunk = chunk_rows(groups.used(), columns, kernel->columns, scratch.workers, kernel->rows);
     offset_t total = 0;
     for (index_t g = 0; g < groups.groups; ++g) {
       Tasks const tasks = tasks_of(g, chunk);
