@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SLOTS = ("router", "gate", "balancer", "adjust", "capacity", "space", "experts", "combine", "schedule", "transform")
+SLOTS = ("router", "gate", "balancer", "adjust", "capacity", "space", "experts", "combine", "placement", "schedule",
+         "transform")
 
 
 def main() -> int:

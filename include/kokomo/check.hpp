@@ -300,6 +300,11 @@ template <class Layer> consteval void check_composition() {
       "logits (using Logits; the logits of KeyScorer and GridScorer need PairTopK and PairGate)");
   static_assert(!ReadsActivations<Routed> || SharesActivations<typename Layer::Scorer, T, Exec>,
                 "kokomo::Layer: AutonomousExperts continue from a scorer's activations and need ActivationNormScorer");
+  static_assert(
+      !Layer::has_placement || (!ReadsActivations<Routed> &&
+                                !ObservesParameters<typename Layer::Balancer, typename Layer::Parameters, T, Exec>),
+      "kokomo::Layer, slot placement: experts that share a place (ExpertMap) have no activations of their own "
+      "(AutonomousExperts), and no weights of their own for a balancer of parameters");
   static_assert(!Layer::by_token || !Layer::weighs_input,
                 "kokomo::Layer: experts that compute token by token (SingleNeuronExperts) cannot weigh their input "
                 "(OnInput)");

@@ -16,6 +16,7 @@
 #include <kokomo/experts/with_shared.hpp>
 #include <kokomo/gate/on_input.hpp>
 #include <kokomo/gate/score_gate.hpp>
+#include <kokomo/placement/one_to_one.hpp>
 #include <kokomo/router.hpp>
 #include <kokomo/router/linear_scorer.hpp>
 #include <kokomo/router/top_k.hpp>
@@ -45,7 +46,7 @@ namespace kokomo::inline v0 {
 /// \tparam ExpertsT what is computed there, WithShared<...> for experts that every token visits
 /// \tparam T        storage type of experts and activations: float, bfloat16, float16, double
 /// \tparam ExecT    Kokkos execution space
-/// \tparam SlotPolicies policies of further slots in any order: adjust, capacity, space, combine
+/// \tparam SlotPolicies policies of further slots in any order: adjust, capacity, space, combine, placement
 template <class RouterT = Router<LinearScorer, TopK<>>, class GateT = SoftmaxGate, class BalancerT = NoBalancer,
           class ExpertsT = SwiGluExperts, class T = float, class ExecT = Kokkos::DefaultExecutionSpace,
           class... SlotPolicies>
@@ -62,6 +63,7 @@ public:
   using Capacity = slot_t<slots::capacity, NoCapacity, SlotPolicies...>;
   using Space = slot_t<slots::space, SameSpace, SlotPolicies...>;
   using Combine = slot_t<slots::combine, WeightedSum, SlotPolicies...>;
+  using Placement = slot_t<slots::placement, OneToOne, SlotPolicies...>;
   using Storage = T;
   using Compute = compute_t<T>;
   using Exec = ExecT;
@@ -70,9 +72,11 @@ public:
   static constexpr bool has_adjust = !std::is_same_v<Adjust, NoAdjustment>;
   static constexpr bool has_capacity = !std::is_same_v<Capacity, NoCapacity>;
   static constexpr bool has_space = !std::is_same_v<Space, SameSpace>;
+  static constexpr bool has_placement = !std::is_same_v<Placement, OneToOne>;
   static constexpr bool by_token = detail::ComputesByToken<Routed, T, Exec>;
-  static constexpr bool combines_rows = detail::CombinesRows<Routed, T, Exec>;
-  static constexpr bool combines_gradients = detail::CombinesRowGradients<Routed, T, Exec>;
+  static constexpr bool sums_by_choice = requires { requires Placement::sums_by_choice; };
+  static constexpr bool combines_rows = detail::CombinesRows<Routed, T, Exec> && !sums_by_choice;
+  static constexpr bool combines_gradients = detail::CombinesRowGradients<Routed, T, Exec> && !sums_by_choice;
   static constexpr bool weighs_input = detail::weighs_input<Gate>();
   static constexpr bool weighs_shared = requires { Gate::weighs_shared; };
   /// No token's output depends on later tokens of the batch, whatever the settings. Policies that break this say
@@ -91,6 +95,7 @@ public:
     Capacity capacity{};
     Space space{};
     Combine combine{};
+    Placement placement{};
   };
 
   /// Learnable weights, as named Views; gradients have the same type.
@@ -120,11 +125,13 @@ public:
     state_t<Selector, T, Exec> selector;
     state_t<Balancer, T, Exec> balancer;
     state_t<Adjust, T, Exec> adjust;
+    state_t<Placement, T, Exec> placement;
 
     template <class F> void for_each(F&& f) const {
       selector.for_each(f, "selector.");
       balancer.for_each(f, "balancer.");
       adjust.for_each(f, "adjust.");
+      placement.for_each(f, "placement.");
     }
   };
 
@@ -166,6 +173,7 @@ public:
     saved_t<Routed, T, Exec> experts;
     std::conditional_t<has_shared, saved_t<Experts, T, Exec>, Nothing> shared;
     saved_t<Combine, T, Exec> combine;
+    saved_t<Placement, T, Exec> placement;
   };
 
   /// \throws kokomo::Error 1xx for settings that make no sense; see each policy
@@ -177,7 +185,8 @@ public:
     detail::require(shape.experts >= 1 && shape.experts <= std::numeric_limits<index_t>::max() / 2, 101,
                     "shape.experts = ", shape.experts, ", expected 1 .. 2^30");
     m_sizes = base_sizes();
-    detail::check_settings(policies.experts, m_sizes); // first: the number of experts depends on them
+    detail::check_settings(policies.placement, m_sizes);
+    detail::check_settings(policies.experts, placed_sizes(m_sizes)); // first: the number of experts depends on them
     detail::check_settings(policies.router.selector, m_sizes);
     m_sizes.per_token = policies.router.selector.entries_per_token(m_sizes);
     detail::require(detail::BoundsBatch<Selector> ||
@@ -261,6 +270,15 @@ public:
   /// \note asynchronous on exec; allocates nothing, fences nothing
   void forward(Exec const& exec, Parameters const& parameters, State const& state, Inputs const& inputs,
                MatrixArgument<T, Exec> const& y, Workspace<Exec> const& workspace, Tape<Exec>& tape) const;
+
+  /// The two halves of forward, for who must see the choices before experts run, since it brings their weights: the first
+  /// writes logits, choices, weights and losses to the tape, the second y, for what the first left there.
+  /// \throws kokomo::Error as forward; the second 207 for a tape without the first
+  void forward_routing(Exec const& exec, Parameters const& parameters, State const& state, Inputs const& inputs,
+                       Workspace<Exec> const& workspace, Tape<Exec>& tape) const;
+  void forward_experts(Exec const& exec, Parameters const& parameters, State const& state, Inputs const& inputs,
+                       MatrixArgument<T, Exec> const& y, Workspace<Exec> const& workspace,
+                       Tape<Exec> const& tape) const;
 
   /// The same with x alone.
   void forward(Exec const& exec, Parameters const& parameters, State const& state,
@@ -347,10 +365,21 @@ private:
       sizes.entries = tokens * sizes.per_token;
     return sizes;
   }
-  /// Sizes as the routed experts see them: in their own space.
+  /// Sizes as the routed experts see them: of those that are stored, in their own space.
+  Sizes placed_sizes(Sizes const& sizes) const {
+    if constexpr (has_placement) return m_policies.placement.placed(sizes);
+    return sizes;
+  }
   Sizes expert_sizes(Sizes sizes) const {
     if constexpr (has_space) sizes.hidden = m_policies.space.width(sizes.hidden);
-    return sizes;
+    return placed_sizes(sizes);
+  }
+  /// What the experts compute: the choices, or where they lie.
+  static Assignment<T, Exec> const& executed(Saved const& saved) {
+    if constexpr (has_placement)
+      return saved.placement.executed;
+    else
+      return saved.assignment;
   }
   Routed const& routed() const {
     if constexpr (has_shared)
@@ -373,8 +402,15 @@ private:
   static detail::MemoryRanges written_memory_of(Inputs const& inputs);
   void check_call(Parameters const& parameters, State const& state, Inputs const& inputs, Sizes const& sizes,
                   Workspace<Exec> const& workspace, std::size_t needed) const;
+  Sizes check_forward(Parameters const& parameters, State const& state, Inputs const& inputs,
+                      MatrixArgument<T, Exec> const* y, Workspace<Exec> const& workspace, Tape<Exec> const& tape) const;
   void route(Exec const& exec, State const& state, Parameters const& parameters, Inputs const& inputs,
              Routing<T, Exec> const& routing, Saved const& saved, ForwardScratch const& scratch) const;
+  void run_routing(Exec const& exec, Parameters const& parameters, State const& state, Inputs const& inputs,
+                   Saved const& saved, Sizes const& sizes, ForwardScratch const& scratch) const;
+  void run_experts(Exec const& exec, Parameters const& parameters, State const& state, Inputs const& inputs,
+                   MatrixArgument<T, Exec> const& y, Routing<T, Exec> const& routing, Saved const& saved,
+                   ForwardScratch const& scratch) const;
   ExpertRows<T, Exec> expert_rows(Inputs const& inputs, Saved const& saved, Sizes const& sizes,
                                   detail::WorkerScratch const& workers) const;
   Matrix<T const, Exec> router_input(Inputs const& inputs, Sizes const& sizes) const {

@@ -9,10 +9,11 @@ namespace kokomo::inline v0 {
 /// Slots with defaults that most layers never name. A policy says which one it fills by `using slot = ...;`, so that a
 /// layer lists those it wants in any order behind the execution space.
 namespace slots {
-struct adjust {};   ///< what happens to logits between scorer and selector
-struct capacity {}; ///< how many tokens an expert takes
-struct space {};    ///< how a token enters and leaves the experts' space
-struct combine {};  ///< how the experts' outputs become the layer's
+struct adjust {};    ///< what happens to logits between scorer and selector
+struct capacity {};  ///< how many tokens an expert takes
+struct space {};     ///< how a token enters and leaves the experts' space
+struct combine {};   ///< how the experts' outputs become the layer's
+struct placement {}; ///< where the weights of the router's experts lie
 } // namespace slots
 
 /// What the columns of a layer's logits mean. A scorer whose logits are not one an expert says `using Logits = ...;`, and so

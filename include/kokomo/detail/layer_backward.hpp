@@ -60,8 +60,9 @@ void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, Stat
 
   // experts: rows of d_combined -> d_entered, the gradient of what they read, and the weights' gradients
   auto const rows = expert_rows(inputs, saved, sizes, scratch.workers);
-  detail::RowSource<Compute, Compute> const d_out{d_combined.data(), width, a.token_of_row.data()};
-  Compute const* const weight = weighs_input ? nullptr : a.weight_of_row.data();
+  auto const& ran = executed(saved);
+  detail::RowSource<Compute, Compute> const d_out{d_combined.data(), width, ran.token_of_row.data()};
+  Compute const* const weight = weighs_input ? nullptr : ran.weight_of_row.data();
   Compute* const d_weight = weighs_input ? nullptr : scratch.d_weight_rows.data();
   auto const d_entered = has_space ? scratch.d_entered : scratch.dx;
   Compute* d_activations = nullptr; // what the experts continue from belongs to the scorer, which adds its own part
@@ -70,7 +71,7 @@ void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, Stat
     detail::fill(exec, "kokomo::Layer::reset", d_activations, offset_t(scratch.scorer.d_activations.size()), 0);
   }
   if constexpr (by_token) {
-    routed().template backward_by_token<T>(exec, parameters.experts, rows.x.data, a, d_combined.data(), width,
+    routed().template backward_by_token<T>(exec, parameters.experts, rows.x.data, ran, d_combined.data(), width,
                                            d_entered.data(), scratch.d_weight_rows.data(), grads.experts, write,
                                            saved.experts, scratch.experts);
   } else if constexpr (combines_gradients) {
@@ -78,7 +79,7 @@ void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, Stat
         d_out,
         weight,
         width,
-        {d_entered.data(), sizes.tokens, a.token_of_row.data(), weighs_input ? a.weight_of_row.data() : nullptr},
+        {d_entered.data(), sizes.tokens, ran.token_of_row.data(), weighs_input ? ran.weight_of_row.data() : nullptr},
         Write::overwrite,
         d_weight,
         weighs_input ? scratch.d_weight_rows.data() : nullptr};
@@ -95,7 +96,7 @@ void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, Stat
           exec, "kokomo::Layer::d_weight", rows.rows.rows,
           detail::RowDot<T, Exec>{rows.rows, scratch.dx_rows.data(), unscaled, width, scratch.d_weight_rows.data()});
     }
-    detail::gather_sum(exec, "kokomo::Layer::dx", a, scratch.dx_rows.data(), d_entered.data(), width, weighs_input);
+    detail::gather_sum(exec, "kokomo::Layer::dx", ran, scratch.dx_rows.data(), d_entered.data(), width, weighs_input);
   }
   if constexpr (has_space) {
     detail::fill(exec, "kokomo::Layer::reset", scratch.dx.data(), offset_t(scratch.dx.size()), 0);
@@ -108,8 +109,12 @@ void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, Stat
                                                    scratch.workers);
 
   // weights and losses -> logits -> router input
-  detail::for_each(exec, "kokomo::Layer::d_weight", sizes.tokens,
-                   detail::RowsToEntries<T, Exec>{a, scratch.d_weight_rows.data(), scratch.d_weight.data()});
+  if constexpr (has_placement)
+    m_policies.placement.template place_backward<T>(exec, saved.placement, scratch.d_weight_rows.data(),
+                                                    scratch.d_weight.data());
+  else
+    detail::for_each(exec, "kokomo::Layer::d_weight", sizes.tokens,
+                     detail::RowsToEntries<T, Exec>{a, scratch.d_weight_rows.data(), scratch.d_weight.data()});
   if constexpr (weighs_shared)
     m_policies.gate.template backward<T>(exec, parameters.gate, routing, a, scratch.d_weight, scratch.d_joint,
                                          scratch.d_logits, grads.gate, write, scratch.gate);

@@ -119,7 +119,7 @@ void KOKOMO_LAYER::route(Exec const& exec, State const& state, Parameters const&
 KOKOMO_LAYER_TEMPLATE
 auto KOKOMO_LAYER::expert_rows(Inputs const& inputs, Saved const& saved, Sizes const& sizes,
                                detail::WorkerScratch const& workers) const -> ExpertRows<T, Exec> {
-  auto const& a = saved.assignment;
+  auto const& a = executed(saved);
   T const* data = nullptr;
   if constexpr (has_space)
     data = saved.space.x.data();
@@ -128,38 +128,34 @@ auto KOKOMO_LAYER::expert_rows(Inputs const& inputs, Saved const& saved, Sizes c
   Compute const* activations = nullptr;
   if constexpr (detail::SharesActivations<Scorer, T, Exec>) activations = saved.scorer.activations.data();
   return {{data, expert_sizes(sizes).hidden, a.token_of_row.data(), weighs_input ? a.weight_of_row.data() : nullptr},
-          a.grouped(sizes.experts),
+          a.grouped(a.experts),
           workers,
           activations};
 }
 
 KOKOMO_LAYER_TEMPLATE
-void KOKOMO_LAYER::forward(Exec const& exec, Parameters const& parameters, State const& state, Inputs const& inputs,
-                           MatrixArgument<T, Exec> const& y_argument, Workspace<Exec> const& workspace,
-                           Tape<Exec>& tape) const {
+Sizes KOKOMO_LAYER::check_forward(Parameters const& parameters, State const& state, Inputs const& inputs,
+                                  MatrixArgument<T, Exec> const* y, Workspace<Exec> const& workspace,
+                                  Tape<Exec> const& tape) const {
   Sizes const sizes = sizes_of(inputs.x.extent(0));
-  detail::Arena counted;
+  detail::Arena counted, taped;
   (void)ForwardScratch(counted, *this, sizes, workspace.workers());
   check_call(parameters, state, inputs, sizes, workspace, counted.used());
-  auto const x = inputs.x.checked("x", {sizes.tokens, sizes.hidden});
-  auto const y = y_argument.checked("y", {sizes.tokens, sizes.hidden});
-  detail::Arena taped(tape.data());
-  Saved const saved = lay_out(taped, sizes);
+  if (y != nullptr) (void)y->checked("y", {sizes.tokens, sizes.hidden});
+  (void)lay_out(taped, sizes);
   detail::require(taped.used() <= tape.bytes(), 205, "the tape has ", tape.bytes(), " bytes, expected at least ",
                   taped.used(), " (Layer::plan)");
-  written_memory_of(inputs)
-      .add("y", y_argument)
-      .add_block("workspace", workspace)
+  auto written = written_memory_of(inputs);
+  if (y != nullptr) written.add("y", *y);
+  written.add_block("workspace", workspace)
       .add_block("tape", tape)
       .require_apart_from(memory_of(parameters, state, inputs));
+  return sizes;
+}
 
-  Kokkos::Profiling::ScopedRegion const region("kokomo::Layer::forward");
-  detail::Arena arena(workspace.data());
-  ForwardScratch const scratch(arena, *this, sizes, workspace.workers());
-  tape.record(sizes.tokens, inputs.mode, inputs.step);
-  auto const& a = saved.assignment;
-  auto const width = expert_sizes(sizes).hidden;
-
+KOKOMO_LAYER_TEMPLATE
+void KOKOMO_LAYER::run_routing(Exec const& exec, Parameters const& parameters, State const& state, Inputs const& inputs,
+                               Saved const& saved, Sizes const& sizes, ForwardScratch const& scratch) const {
   detail::for_each(exec, "kokomo::Layer::reset", 1, detail::ResetStatus{saved.status.data()});
   detail::fill(exec, "kokomo::Layer::reset", saved.loss.data(), 1, 0);
   m_policies.router.scorer.template forward<T>(exec, parameters.router, router_input(inputs, sizes),
@@ -174,7 +170,19 @@ void KOKOMO_LAYER::forward(Exec const& exec, Parameters const& parameters, State
   }
   detail::for_each(exec, "kokomo::Layer::count_non_finite", sizes.tokens, detail::CountNonFinite<T, Exec>{routing});
   route(exec, state, parameters, inputs, routing, saved, scratch);
+}
 
+KOKOMO_LAYER_TEMPLATE
+void KOKOMO_LAYER::run_experts(Exec const& exec, Parameters const& parameters, State const& state, Inputs const& inputs,
+                               MatrixArgument<T, Exec> const& y, Routing<T, Exec> const& routing, Saved const& saved,
+                               ForwardScratch const& scratch) const {
+  Sizes const& sizes = routing.sizes;
+  auto const x = inputs.x.checked("x", {sizes.tokens, sizes.hidden});
+  auto const width = expert_sizes(sizes).hidden;
+  if constexpr (has_placement)
+    m_policies.placement.template place<T>(exec, routing, state.placement, saved.assignment, saved.placement,
+                                           scratch.placement, weighs_input);
+  auto const& a = executed(saved);
   if constexpr (has_space) m_policies.space.template enter<T>(exec, parameters.space, x, saved.space, scratch.workers);
   Compute* combined = scratch.routed.data();
   if constexpr (detail::MapsBack<Space, T, Exec>) combined = saved.space.combined.data();
@@ -202,7 +210,48 @@ void KOKOMO_LAYER::forward(Exec const& exec, Parameters const& parameters, State
                                                   scratch.shared, scratch.workers);
     shared = scratch.shared_out.data();
   }
-  m_policies.combine.template finish<T>(exec, parameters.combine, scratch.routed.data(), shared, y, saved.combine);
+  m_policies.combine.template finish<T>(exec, parameters.combine, scratch.routed.data(), shared,
+                                        y.checked("y", {sizes.tokens, sizes.hidden}), saved.combine);
+}
+
+KOKOMO_LAYER_TEMPLATE
+void KOKOMO_LAYER::forward(Exec const& exec, Parameters const& parameters, State const& state, Inputs const& inputs,
+                           MatrixArgument<T, Exec> const& y, Workspace<Exec> const& workspace, Tape<Exec>& tape) const {
+  Sizes const sizes = check_forward(parameters, state, inputs, &y, workspace, tape);
+  Kokkos::Profiling::ScopedRegion const region("kokomo::Layer::forward");
+  detail::Arena arena(workspace.data()), taped(tape.data());
+  ForwardScratch const scratch(arena, *this, sizes, workspace.workers());
+  Saved const saved = lay_out(taped, sizes);
+  tape.record(sizes.tokens, inputs.mode, inputs.step);
+  run_routing(exec, parameters, state, inputs, saved, sizes, scratch);
+  run_experts(exec, parameters, state, inputs, y, routing(state, inputs, saved, sizes, inputs.mode, inputs.step), saved,
+              scratch);
+}
+
+KOKOMO_LAYER_TEMPLATE
+void KOKOMO_LAYER::forward_routing(Exec const& exec, Parameters const& parameters, State const& state,
+                                   Inputs const& inputs, Workspace<Exec> const& workspace, Tape<Exec>& tape) const {
+  Sizes const sizes = check_forward(parameters, state, inputs, nullptr, workspace, tape);
+  Kokkos::Profiling::ScopedRegion const region("kokomo::Layer::forward_routing");
+  detail::Arena arena(workspace.data()), taped(tape.data());
+  ForwardScratch const scratch(arena, *this, sizes, workspace.workers());
+  tape.record(sizes.tokens, inputs.mode, inputs.step);
+  run_routing(exec, parameters, state, inputs, lay_out(taped, sizes), sizes, scratch);
+}
+
+KOKOMO_LAYER_TEMPLATE
+void KOKOMO_LAYER::forward_experts(Exec const& exec, Parameters const& parameters, State const& state,
+                                   Inputs const& inputs, MatrixArgument<T, Exec> const& y,
+                                   Workspace<Exec> const& workspace, Tape<Exec> const& tape) const {
+  Sizes const sizes = check_forward(parameters, state, inputs, &y, workspace, tape);
+  detail::require(tape.tokens() == sizes.tokens, 207, "the tape holds ", tape.tokens(),
+                  " tokens, expected those of x: ", sizes.tokens);
+  Kokkos::Profiling::ScopedRegion const region("kokomo::Layer::forward_experts");
+  detail::Arena arena(workspace.data());
+  ForwardScratch const scratch(arena, *this, sizes, workspace.workers());
+  Saved const saved = this->saved(tape);
+  run_experts(exec, parameters, state, inputs, y, routing(state, inputs, saved, sizes, tape.mode(), tape.step()), saved,
+              scratch);
 }
 
 } // namespace kokomo::inline v0

@@ -31,6 +31,7 @@ auto KOKOMO_LAYER::state(Allocator<Exec> const& allocate) const -> State {
   s.selector = detail::make<decltype(s.selector)>(allocate, m_policies.router.selector, m_sizes);
   s.balancer = detail::make<decltype(s.balancer)>(allocate, m_policies.balancer, m_sizes);
   s.adjust = detail::make<decltype(s.adjust)>(allocate, m_policies.adjust, m_sizes);
+  s.placement = detail::make<decltype(s.placement)>(allocate, m_policies.placement, m_sizes);
   return s;
 }
 
@@ -63,7 +64,8 @@ auto KOKOMO_LAYER::lay_out(detail::Arena& arena, Sizes const& sizes) const -> Sa
                make<saved_t<Space, T, Exec>>(arena, m_policies.space, sizes),
                make<saved_t<Routed, T, Exec>>(arena, routed(), expert_sizes(sizes)),
                shared(),
-               make<saved_t<Combine, T, Exec>>(arena, m_policies.combine, sizes)};
+               make<saved_t<Combine, T, Exec>>(arena, m_policies.combine, sizes),
+               make<saved_t<Placement, T, Exec>>(arena, m_policies.placement, sizes)};
 }
 
 namespace detail {
@@ -84,6 +86,7 @@ struct KOKOMO_LAYER::ForwardScratch {
   scratch_t<Scorer, T, Exec> scorer;
   scratch_t<Selector, T, Exec> selector;
   scratch_t<Capacity, T, Exec> capacity;
+  scratch_t<Placement, T, Exec> placement;
   scratch_t<Routed, T, Exec> experts;
   std::conditional_t<has_shared, scratch_t<Experts, T, Exec>, Nothing> shared;
 
@@ -96,6 +99,7 @@ struct KOKOMO_LAYER::ForwardScratch {
         scorer(detail::make<decltype(scorer)>(arena, layer.m_policies.router.scorer, sizes)),
         selector(detail::make<decltype(selector)>(arena, layer.m_policies.router.selector, sizes)),
         capacity(detail::make<decltype(capacity)>(arena, layer.m_policies.capacity, sizes)),
+        placement(detail::make<decltype(placement)>(arena, layer.m_policies.placement, sizes)),
         experts(detail::make<decltype(experts)>(arena, layer.routed(), layer.expert_sizes(sizes))),
         shared(detail::make<decltype(shared)>(arena, layer.m_policies.experts, sizes)) {}
 };
@@ -117,7 +121,9 @@ struct KOKOMO_LAYER::BackwardScratch {
   backward_scratch_t<Scorer, T, Exec> scorer;
   backward_scratch_t<Gate, T, Exec> gate;
   backward_scratch_t<Space, T, Exec> space;
-  detail::experts_backward_scratch_t<Routed, T, Exec> experts;
+  std::conditional_t<combines_gradients, detail::combined_backward_scratch_t<Routed, T, Exec>,
+                     backward_scratch_t<Routed, T, Exec>>
+      experts;
   std::conditional_t<has_shared, backward_scratch_t<Experts, T, Exec>, Nothing> shared;
   backward_scratch_t<Combine, T, Exec> combine;
 
