@@ -149,6 +149,12 @@ concept ScorerPolicy = requires(P const& p, Exec const& e, parameters_t<P, T, Ex
                                 Matrix<compute_t<T>, Exec> const& logits, saved_t<P, T, Exec> const& saved,
                                 scratch_t<P, T, Exec> const& scratch, detail::WorkerScratch const& workers) {
   p.template forward<T>(e, w, x, in, logits, saved, scratch, workers);
+}
+|| requires(P const& p, Exec const& e, parameters_t<P, T, Exec> const& w, state_t<P, T, Exec> const& state,
+            Vector<index_t const, Exec> const& token_mask, Matrix<T const, Exec> const& x,
+            inputs_t<P, T, Exec> const& in, Matrix<compute_t<T>, Exec> const& logits, saved_t<P, T, Exec> const& saved,
+            scratch_t<P, T, Exec> const& scratch, detail::WorkerScratch const& workers) {
+  p.template forward<T>(e, w, state, token_mask, x, in, logits, saved, scratch, workers);
 };
 
 template <class P, class GateScore = IdentityScore, class T = float, class Exec = Kokkos::DefaultExecutionSpace>
@@ -199,6 +205,13 @@ concept ScorerGradient = requires(P const& p, Exec const& e, parameters_t<P, T, 
                                   saved_t<P, T, Exec> const& saved, backward_scratch_t<P, T, Exec> const& scratch,
                                   WorkerScratch const& workers) {
   p.template backward<T>(e, w, x, in, m, m, m, d_in, w, Write::add, saved, scratch, workers);
+}
+|| requires(P const& p, Exec const& e, parameters_t<P, T, Exec> const& w, state_t<P, T, Exec> const& state,
+            Vector<index_t const, Exec> const& token_mask, Matrix<T const, Exec> const& x,
+            inputs_t<P, T, Exec> const& in, Matrix<compute_t<T>, Exec> const& m,
+            input_gradients_t<P, T, Exec> const& d_in, saved_t<P, T, Exec> const& saved,
+            backward_scratch_t<P, T, Exec> const& scratch, WorkerScratch const& workers) {
+  p.template backward<T>(e, w, state, token_mask, x, in, m, m, m, d_in, w, Write::add, saved, scratch, workers);
 };
 template <class P, class T, class Exec>
 concept GateGradient = requires(P const& p, Exec const& e, parameters_t<P, T, Exec> const& w,

@@ -162,6 +162,11 @@ concept BoundsBatch = requires(Selector const& p, Sizes const& sizes) {
   offset_t(p.entries(sizes));
 };
 
+/// A scorer that remembers something between calls. It is given its State, and which tokens take part, behind its
+/// parameters. Decorators of scorers do not hand these on.
+template <class Scorer, class T, class Exec>
+inline constexpr bool keeps_state_v = !std::is_same_v<state_t<Scorer, T, Exec>, Nothing>;
+
 /// A scorer whose logits are not one a routed expert.
 template <class Scorer>
 concept CountsColumns = requires(Scorer const& p, Sizes const& sizes) {

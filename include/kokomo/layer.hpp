@@ -122,12 +122,14 @@ public:
 
   /// What training changes without a gradient, and tables.
   struct State {
+    state_t<Scorer, T, Exec> scorer;
     state_t<Selector, T, Exec> selector;
     state_t<Balancer, T, Exec> balancer;
     state_t<Adjust, T, Exec> adjust;
     state_t<Placement, T, Exec> placement;
 
     template <class F> void for_each(F&& f) const {
+      scorer.for_each(f, "scorer.");
       selector.for_each(f, "selector.");
       balancer.for_each(f, "balancer.");
       adjust.for_each(f, "adjust.");

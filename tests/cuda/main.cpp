@@ -49,13 +49,14 @@ int transforms();
 int expert_selection();
 int mixed_experts();
 int placement();
+int task_routers();
 
 int main(int argc, char** argv) {
   Kokkos::ScopeGuard const kokkos(argc, argv);
   int const failed = sigmoid_routers() + softmax_routers() + selected_routers() + special_routers() + scorers() +
                      balancers() + token_routers() + token_scorers() + quantized_experts() + decorators() +
                      batch_routers() + zero_computation() + transforms() + expert_selection() + mixed_experts() +
-                     placement();
+                     placement() + task_routers();
   std::printf("%d failed\n", failed);
   return failed == 0 ? 0 : 1;
 }

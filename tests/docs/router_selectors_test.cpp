@@ -10,6 +10,7 @@
 #include <kokomo/models/product_keys.hpp>
 #include <kokomo/router/activation_norm_scorer.hpp>
 #include <kokomo/router/agreement.hpp>
+#include <kokomo/router/batch_norm_key_scorer.hpp>
 #include <kokomo/router/cascade.hpp>
 #include <kokomo/router/cosine_scorer.hpp>
 #include <kokomo/router/escalate.hpp>
@@ -108,6 +109,20 @@ TEST_CASE("cosine_scorer") {
   ScorerFixture<kokomo::CosineScorer> run(policies.router.scorer, 4, 5, 3);
   for (auto const& token : run.forward())
     for (double const z : token) REQUIRE(std::abs(z) <= 10);
+  // [/snippet]
+}
+
+TEST_CASE("batch_norm_key_scorer") {
+  // [snippet:batch_norm_key_scorer]
+  // 4 tokens of width 5, 9 experts: 2 heads of 3 + 3 logits
+  ScorerFixture<kokomo::BatchNormKeyScorer> run({.keys = {.heads = 2, .key_size = 4}}, 4, 5, 9);
+  Kokkos::deep_copy(run.parameters.norm_weight, 1.0);
+  Kokkos::deep_copy(run.state.variance, 1.0);
+  run.inputs.mode = kokomo::Mode::training; // moves the running moments, and goes by the batch's
+  auto const z = run.forward();
+  REQUIRE(kokomo::test::norm(kokomo::test::to_host(run.state.mean)) > 0);
+  run.inputs.mode = kokomo::Mode::inference; // goes by the running ones
+  REQUIRE(run.forward() != z);
   // [/snippet]
 }
 

@@ -25,6 +25,8 @@ template <class Scorer, class TypeT = double> struct ScorerFixture {
   Scorer scorer;
   Sizes sizes;
   parameters_t<Scorer, T, Exec> parameters, gradients;
+  state_t<Scorer, T, Exec> state;        ///< of a scorer that keeps one, which also sees the mask
+  OwnedVector<index_t, Exec> token_mask; ///< [tokens], if allocated
   inputs_t<Scorer, T, Exec> inputs;
   detail::input_gradients_t<Scorer, T, Exec> d_inputs;
   OwnedMatrix<T, Exec> x;
@@ -41,6 +43,7 @@ template <class Scorer, class TypeT = double> struct ScorerFixture {
     Allocator<Exec> const allocate(exec);
     parameters = detail::make<decltype(parameters)>(allocate, scorer, sizes);
     gradients = detail::make<decltype(gradients)>(allocate, scorer, sizes);
+    state = detail::make<decltype(state)>(allocate, scorer, sizes);
     x = OwnedMatrix<T, Exec>("x", tokens, width);
     dx = OwnedMatrix<C, Exec>("dx", tokens, width);
     logits = OwnedMatrix<C, Exec>("logits", tokens, sizes.columns);
@@ -59,8 +62,11 @@ template <class Scorer, class TypeT = double> struct ScorerFixture {
 
   Rows forward() {
     poison_view(logits);
-    scorer.template forward<T>(exec, parameters, Matrix<T const, Exec>(x), inputs, Matrix<C, Exec>(logits), saved(),
-                               made<scratch_t<Scorer, T, Exec>>(m_forward), workers());
+    with_state([&](auto const&... state_and_mask) {
+      scorer.template forward<T>(exec, parameters, state_and_mask..., Matrix<T const, Exec>(x), inputs,
+                                 Matrix<C, Exec>(logits), saved(), made<scratch_t<Scorer, T, Exec>>(m_forward),
+                                 workers());
+    });
     exec.fence();
     return in_rows(tensor(logits).read(), std::size_t(sizes.tokens));
   }
@@ -72,13 +78,22 @@ template <class Scorer, class TypeT = double> struct ScorerFixture {
     tensor(dx).write(Row(dx.size()));
     if (write == Write::overwrite)
       for (auto const& [name, tensor] : policy_tensors(gradients)) poison_tensor(tensor);
-    scorer.template backward<T>(exec, parameters, Matrix<T const, Exec>(x), inputs, Matrix<C const, Exec>(logits),
-                                Matrix<C, Exec>(d_logits), Matrix<C, Exec>(dx), d_inputs, gradients, write, saved(),
-                                made<backward_scratch_t<Scorer, T, Exec>>(m_backward), workers());
+    with_state([&](auto const&... state_and_mask) {
+      scorer.template backward<T>(exec, parameters, state_and_mask..., Matrix<T const, Exec>(x), inputs,
+                                  Matrix<C const, Exec>(logits), Matrix<C, Exec>(d_logits), Matrix<C, Exec>(dx),
+                                  d_inputs, gradients, write, saved(),
+                                  made<backward_scratch_t<Scorer, T, Exec>>(m_backward), workers());
+    });
     exec.fence();
   }
 
 private:
+  template <class F> void with_state(F const& f) const {
+    if constexpr (detail::keeps_state_v<Scorer, T, Exec>)
+      f(state, Vector<index_t const, Exec>(token_mask));
+    else
+      f();
+  }
   template <class Object> void lay_out(std::byte*& block) {
     detail::Arena counted;
     (void)detail::make<Object>(counted, scorer, sizes);

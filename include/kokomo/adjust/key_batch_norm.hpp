@@ -3,6 +3,7 @@
 #define KOKOMO_ADJUST_KEY_BATCH_NORM_HPP
 
 #include <kokomo/concepts.hpp>
+#include <kokomo/detail/batch_norm.hpp>
 #include <kokomo/detail/key_pairs.hpp>
 #include <kokomo/detail/launch.hpp>
 #include <kokomo/error.hpp>
@@ -10,36 +11,6 @@
 
 namespace kokomo::inline v0 {
 namespace detail {
-
-/// Mean and inverse deviation of one column: of the batch, whose moments move the running ones, or the running ones.
-template <class T, class Exec> struct ColumnMoments {
-  using C = compute_t<T>;
-  Routing<T, Exec> routing;
-  Matrix<C const, Exec> logits;
-  Vector<C, Exec> running_mean, running_variance, mean, inverse;
-  C epsilon, momentum;
-
-  KOKKOS_FUNCTION void operator()(offset_t column) const {
-    C m = running_mean[column], variance = running_variance[column];
-    if (routing.mode == Mode::training) {
-      offset_t n = 0;
-      m = variance = 0;
-      for (offset_t t = 0; t < routing.sizes.tokens; ++t)
-        if (!routing.masked(t)) m += logits(t, column), ++n;
-      m /= C(n > 0 ? n : 1);
-      for (offset_t t = 0; t < routing.sizes.tokens; ++t)
-        if (!routing.masked(t)) variance += (logits(t, column) - m) * (logits(t, column) - m);
-      C const unbiased = variance / C(n > 1 ? n - 1 : 1);
-      variance /= C(n > 0 ? n : 1);
-      if (n > 0) {
-        running_mean[column] += momentum * (m - running_mean[column]);
-        running_variance[column] += momentum * (unbiased - running_variance[column]);
-      }
-    }
-    mean[column] = m;
-    inverse[column] = C(1) / Kokkos::sqrt(variance + epsilon);
-  }
-};
 
 /// The columns of one half of one head of a token.
 template <class C, class Exec> struct KeyRange {
@@ -87,24 +58,6 @@ template <class C, class Exec> struct LogSoftmaxKeysBackward {
     C sum = 0;
     for (index_t c = range.begin; c < range.end; ++c) sum += d(t, c);
     for (index_t c = range.begin; c < range.end; ++c) d(t, c) -= sum * Kokkos::exp(normed(t, c) - log_sum);
-  }
-};
-
-/// Moments of the batch depend on all of its logits, running ones on none.
-template <class T, class Exec> struct ColumnMomentsBackward {
-  using C = compute_t<T>;
-  Routing<T, Exec> routing;
-  Vector<C, Exec> inverse;
-  Matrix<C, Exec> normed, d;
-
-  KOKKOS_FUNCTION void operator()(offset_t column) const {
-    C mean = 0, along = 0;
-    offset_t n = 0;
-    for (offset_t t = 0; t < routing.sizes.tokens && routing.mode == Mode::training; ++t)
-      if (!routing.masked(t)) mean += d(t, column), along += d(t, column) * normed(t, column), ++n;
-    mean /= C(n > 0 ? n : 1), along /= C(n > 0 ? n : 1);
-    for (offset_t t = 0; t < routing.sizes.tokens; ++t)
-      d(t, column) = routing.masked(t) ? C(0) : inverse[column] * (d(t, column) - mean - normed(t, column) * along);
   }
 };
 
@@ -165,7 +118,7 @@ struct KeyBatchNorm {
               Nothing const&, Matrix<compute_t<T>, Exec> const& logits, Saved<T, Exec> const& saved) const {
     using C = compute_t<T>;
     detail::for_each(exec, "kokomo::KeyBatchNorm::moments", routing.sizes.columns,
-                     detail::ColumnMoments<T, Exec>{routing, logits, state.mean, state.variance, saved.mean,
+                     detail::ColumnMoments<T, Exec>{tokens(routing), logits, state.mean, state.variance, saved.mean,
                                                     saved.inverse, C(epsilon), C(momentum)});
     detail::for_each(exec, "kokomo::KeyBatchNorm::adjust", halves(routing.sizes),
                      detail::NormalizeKeys<C, Exec>{pairs(routing.sizes), saved.mean, saved.inverse, saved.normed,
@@ -181,10 +134,13 @@ struct KeyBatchNorm {
       detail::for_each(exec, "kokomo::KeyBatchNorm::softmax_backward", halves(routing.sizes),
                        detail::LogSoftmaxKeysBackward<C, Exec>{pairs(routing.sizes), saved.normed, d_logits});
     detail::for_each(exec, "kokomo::KeyBatchNorm::backward", routing.sizes.columns,
-                     detail::ColumnMomentsBackward<T, Exec>{routing, saved.inverse, saved.normed, d_logits});
+                     detail::ColumnMomentsBackward<T, Exec>{tokens(routing), saved.inverse, saved.normed, d_logits});
   }
 
 private:
+  template <class T, class Exec> static detail::BatchTokens<Exec> tokens(Routing<T, Exec> const& routing) {
+    return {routing.token_mask, routing.sizes.tokens, routing.mode};
+  }
   detail::KeyPairs pairs(Sizes const& sizes) const { return detail::KeyPairs::of(heads, rows, sizes.experts); }
   offset_t halves(Sizes const& sizes) const { return sizes.tokens * 2 * heads; }
 };

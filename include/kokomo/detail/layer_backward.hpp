@@ -130,10 +130,17 @@ void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, Stat
   if (own_router_input)
     detail::fill(exec, "kokomo::Layer::reset", scratch.d_router_input.data(), offset_t(scratch.d_router_input.size()),
                  0);
-  m_policies.router.scorer.template backward<T>(
-      exec, parameters.router, router_input(inputs, sizes), scorer_inputs(inputs, tape.mode(), tape.step()),
-      saved.scored, scratch.d_logits, own_router_input ? scratch.d_router_input : scratch.dx, d_inputs.scorer,
-      grads.router, write, saved.scorer, scratch.scorer, scratch.workers);
+  auto const score_backward = [&](auto const&... state_and_mask) {
+    m_policies.router.scorer.template backward<T>(
+        exec, parameters.router, state_and_mask..., router_input(inputs, sizes),
+        scorer_inputs(inputs, tape.mode(), tape.step()), saved.scored, scratch.d_logits,
+        own_router_input ? scratch.d_router_input : scratch.dx, d_inputs.scorer, grads.router, write, saved.scorer,
+        scratch.scorer, scratch.workers);
+  };
+  if constexpr (detail::keeps_state_v<Scorer, T, Exec>)
+    score_backward(state.scorer, routing.token_mask);
+  else
+    score_backward();
   if constexpr (detail::ObservesParameters<Balancer, Parameters, T, Exec>)
     m_policies.balancer.template backward_parameters<T>(exec, parameters, routing, saved.balancer, grads);
 

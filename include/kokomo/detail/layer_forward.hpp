@@ -158,10 +158,16 @@ void KOKOMO_LAYER::run_routing(Exec const& exec, Parameters const& parameters, S
                                Saved const& saved, Sizes const& sizes, ForwardScratch const& scratch) const {
   detail::for_each(exec, "kokomo::Layer::reset", 1, detail::ResetStatus{saved.status.data()});
   detail::fill(exec, "kokomo::Layer::reset", saved.loss.data(), 1, 0);
-  m_policies.router.scorer.template forward<T>(exec, parameters.router, router_input(inputs, sizes),
-                                               scorer_inputs(inputs, inputs.mode, inputs.step), saved.scored,
-                                               saved.scorer, scratch.scorer, scratch.workers);
   auto const routing = this->routing(state, inputs, saved, sizes, inputs.mode, inputs.step);
+  auto const score = [&](auto const&... state_and_mask) {
+    m_policies.router.scorer.template forward<T>(
+        exec, parameters.router, state_and_mask..., router_input(inputs, sizes),
+        scorer_inputs(inputs, inputs.mode, inputs.step), saved.scored, saved.scorer, scratch.scorer, scratch.workers);
+  };
+  if constexpr (detail::keeps_state_v<Scorer, T, Exec>)
+    score(state.scorer, routing.token_mask);
+  else
+    score();
   if constexpr (has_adjust) {
     detail::convert(exec, "kokomo::Layer::adjust", saved.scored.data(), saved.logits.data(),
                     offset_t(saved.logits.size()));

@@ -28,6 +28,7 @@ auto KOKOMO_LAYER::parameters(Allocator<Exec> const& allocate) const -> Paramete
 KOKOMO_LAYER_TEMPLATE
 auto KOKOMO_LAYER::state(Allocator<Exec> const& allocate) const -> State {
   State s;
+  s.scorer = detail::make<decltype(s.scorer)>(allocate, m_policies.router.scorer, m_sizes);
   s.selector = detail::make<decltype(s.selector)>(allocate, m_policies.router.selector, m_sizes);
   s.balancer = detail::make<decltype(s.balancer)>(allocate, m_policies.balancer, m_sizes);
   s.adjust = detail::make<decltype(s.adjust)>(allocate, m_policies.adjust, m_sizes);

@@ -7,6 +7,7 @@
 #include <kokomo/experts/with_shared.hpp>
 #include <kokomo/gate/pair_gate.hpp>
 #include <kokomo/layer.hpp>
+#include <kokomo/router/batch_norm_key_scorer.hpp>
 #include <kokomo/router/grid_scorer.hpp>
 #include <kokomo/router/key_scorer.hpp>
 #include <kokomo/router/pair_top_k.hpp>
@@ -16,6 +17,12 @@ namespace kokomo::inline v0::models {
 /// PEER: multi-head product key retrieval over experts of one neuron. `heads` goes to scorer, selector and gate.
 template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
 using Peer = Layer<Router<KeyScorer, PairTopK>, PairGate, NoBalancer, SingleNeuronExperts<AnyActivation>, T, Exec>;
+
+/// The same with a batch norm of the queries, an option of product-key memories. Weights of the norm and running variances
+/// begin with ones.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
+using PeerNormalized =
+    Layer<Router<BatchNormKeyScorer, PairTopK>, PairGate, NoBalancer, SingleNeuronExperts<AnyActivation>, T, Exec>;
 
 /// OmniMoE: a Cartesian grid of atomic experts beside a SwiGLU that every token visits. The gate is the softmax over the
 /// chosen (the paper's equation) by default, or PairWeight::joint_probability (its code).

@@ -107,6 +107,7 @@ template <class Inner = LinearScorer> struct GatingResidual {
   void forward(Exec const& exec, Parameters<T, Exec> const& parameters, Matrix<T const, Exec> const& x,
                Inputs<T, Exec> const& inputs, Matrix<compute_t<T>, Exec> const& logits, Saved<T, Exec> const& saved,
                Scratch<T, Exec> const& scratch, detail::WorkerScratch const& workers) const {
+    static_assert(!detail::keeps_state_v<Inner, T, Exec>, "kokomo::GatingResidual: its scorer may not keep a state");
     using C = compute_t<T>;
     auto const& own = residual ? saved.inner_logits : logits;
     inner.template forward<T>(exec, parameters, x, inputs, own, saved.inner, scratch, workers);

@@ -112,6 +112,7 @@ template <class Scorer = LinearScorer> struct InputJitter {
   void forward(Exec const& exec, Parameters<T, Exec> const& parameters, Matrix<T const, Exec> const& x,
                Inputs<T, Exec> const& inputs, Matrix<compute_t<T>, Exec> const& logits, Saved<T, Exec> const& saved,
                Scratch<T, Exec> const& scratch, detail::WorkerScratch const& workers) const {
+    static_assert(!detail::keeps_state_v<Scorer, T, Exec>, "kokomo::InputJitter: its scorer may not keep a state");
     using C = compute_t<T>;
     using X = Element<T, Exec>;
     // in inference the draws are left out, the conversion is not: the inner scorer exists once

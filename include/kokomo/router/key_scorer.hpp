@@ -59,17 +59,8 @@ struct KeyScorer {
   void forward(Exec const& exec, Parameters<T, Exec> const& parameters, Matrix<T const, Exec> const& x, Nothing const&,
                Matrix<compute_t<T>, Exec> const& logits, Saved<T, Exec> const& saved, Nothing const&,
                detail::WorkerScratch const& workers) const {
-    using C = compute_t<T>;
-    detail::linear(exec, "kokomo::KeyScorer::queries", x.data(), offset_t(x.extent(0)), offset_t(x.extent(1)),
-                   static_cast<C const*>(parameters.queries.data()), static_cast<C const*>(nullptr), query_size(),
-                   saved.queries.data(), Write::overwrite, workers);
-    for_each_half<C>(parameters, [&](offset_t query, offset_t key, offset_t logit, offset_t n) {
-      detail::grouped_product(
-          exec, "kokomo::KeyScorer::logits", rows(x),
-          detail::RowSource<C, C>{saved.queries.data() + query, query_size()}, key_size,
-          detail::WeightRef<C const>{parameters.keys.data() + key, 0, 2 * key_size, 1}, detail::BiasRef<C const>{}, n,
-          detail::RowTarget<C>{logits.data() + logit, offset_t(logits.extent(1))}, Write::overwrite, workers);
-    });
+    project(exec, parameters, x, saved.queries, workers);
+    compare<T>(exec, parameters, saved.queries, logits, workers);
   }
 
   /// \param[in] d_logits [tokens, heads 2 n]
@@ -80,35 +71,73 @@ struct KeyScorer {
                 Matrix<compute_t<T>, Exec> const& dx, Nothing const&, Parameters<T, Exec> const& grads, Write write,
                 Saved<T, Exec> const& saved, BackwardScratch<T, Exec> const& scratch,
                 detail::WorkerScratch const& workers) const {
+    compare_backward<T>(exec, parameters, saved.queries, d_logits, scratch.queries, grads, write, workers);
+    project_backward(exec, parameters, x, scratch.queries, dx, grads, write, workers);
+  }
+
+  offset_t query_size() const { return 2 * heads * key_size; }
+
+  /// The two steps of forward, queries and their logits, and those of backward, for who puts something between them.
+  template <class T, class Exec>
+  void project(Exec const& exec, Parameters<T, Exec> const& parameters, Matrix<T const, Exec> const& x,
+               Matrix<compute_t<T>, Exec> const& queries, detail::WorkerScratch const& workers) const {
     using C = compute_t<T>;
-    auto const width = offset_t(x.extent(1)), columns = offset_t(d_logits.extent(1));
-    for_each_half<C>(parameters, [&](offset_t query, offset_t key, offset_t logit, offset_t n) {
-      detail::RowSource<C, C> const d{d_logits.data() + logit, columns};
-      detail::grouped_outer_product(exec, "kokomo::KeyScorer::key_gradient", rows(x), d, n,
-                                    detail::RowSource<C, C>{saved.queries.data() + query, query_size()}, key_size,
-                                    detail::WeightRef<C>{grads.keys.data() + key, 0, 2 * key_size, 1}, write, workers);
+    detail::linear(exec, "kokomo::KeyScorer::queries", x.data(), offset_t(x.extent(0)), offset_t(x.extent(1)),
+                   static_cast<C const*>(parameters.queries.data()), static_cast<C const*>(nullptr), query_size(),
+                   queries.data(), Write::overwrite, workers);
+  }
+  template <class T, class Exec>
+  void compare(Exec const& exec, Parameters<T, Exec> const& parameters, Matrix<compute_t<T>, Exec> const& queries,
+               Matrix<compute_t<T>, Exec> const& logits, detail::WorkerScratch const& workers) const {
+    using C = compute_t<T>;
+    for_each_half(parameters, [&](offset_t query, offset_t key, offset_t logit, offset_t n) {
       detail::grouped_product(
-          exec, "kokomo::KeyScorer::query_gradient", rows(x), d, n,
-          detail::WeightRef<C const>{parameters.keys.data() + key, 0, 1, 2 * key_size}, detail::BiasRef<C const>{},
-          key_size, detail::RowTarget<C>{scratch.queries.data() + query, query_size()}, Write::overwrite, workers);
+          exec, "kokomo::KeyScorer::logits", rows(queries),
+          detail::RowSource<C, C>{queries.data() + query, query_size()}, key_size,
+          detail::WeightRef<C const>{parameters.keys.data() + key, 0, 2 * key_size, 1}, detail::BiasRef<C const>{}, n,
+          detail::RowTarget<C>{logits.data() + logit, offset_t(logits.extent(1))}, Write::overwrite, workers);
     });
-    C const* const d_queries = scratch.queries.data();
-    detail::linear_weight_gradient(exec, "kokomo::KeyScorer::queries_gradient", d_queries, offset_t(x.extent(0)),
-                                   query_size(), x.data(), width, grads.queries.data(), write, workers);
-    detail::linear_input_gradient(exec, "kokomo::KeyScorer::dx", d_queries, offset_t(x.extent(0)), width,
+  }
+  template <class T, class Exec>
+  void compare_backward(Exec const& exec, Parameters<T, Exec> const& parameters,
+                        Matrix<compute_t<T>, Exec> const& queries, Matrix<compute_t<T>, Exec> const& d_logits,
+                        Matrix<compute_t<T>, Exec> const& d_queries, Parameters<T, Exec> const& grads, Write write,
+                        detail::WorkerScratch const& workers) const {
+    using C = compute_t<T>;
+    auto const columns = offset_t(d_logits.extent(1));
+    for_each_half(parameters, [&](offset_t query, offset_t key, offset_t logit, offset_t n) {
+      detail::RowSource<C, C> const d{d_logits.data() + logit, columns};
+      detail::grouped_outer_product(exec, "kokomo::KeyScorer::key_gradient", rows(queries), d, n,
+                                    detail::RowSource<C, C>{queries.data() + query, query_size()}, key_size,
+                                    detail::WeightRef<C>{grads.keys.data() + key, 0, 2 * key_size, 1}, write, workers);
+      detail::grouped_product(exec, "kokomo::KeyScorer::query_gradient", rows(queries), d, n,
+                              detail::WeightRef<C const>{parameters.keys.data() + key, 0, 1, 2 * key_size},
+                              detail::BiasRef<C const>{}, key_size,
+                              detail::RowTarget<C>{d_queries.data() + query, query_size()}, Write::overwrite, workers);
+    });
+  }
+  template <class T, class Exec>
+  void project_backward(Exec const& exec, Parameters<T, Exec> const& parameters, Matrix<T const, Exec> const& x,
+                        Matrix<compute_t<T>, Exec> const& d_queries, Matrix<compute_t<T>, Exec> const& dx,
+                        Parameters<T, Exec> const& grads, Write write, detail::WorkerScratch const& workers) const {
+    using C = compute_t<T>;
+    auto const tokens = offset_t(x.extent(0)), width = offset_t(x.extent(1));
+    C const* const d = d_queries.data();
+    detail::linear_weight_gradient(exec, "kokomo::KeyScorer::queries_gradient", d, tokens, query_size(), x.data(),
+                                   width, grads.queries.data(), write, workers);
+    detail::linear_input_gradient(exec, "kokomo::KeyScorer::dx", d, tokens, width,
                                   static_cast<C const*>(parameters.queries.data()), query_size(), dx.data(), Write::add,
                                   workers);
   }
 
 private:
-  offset_t query_size() const { return 2 * heads * key_size; }
   detail::KeyPairs pairs(Sizes const& sizes) const { return detail::KeyPairs::of(heads, 0, sizes.experts); }
   template <class X> static detail::GroupedRows rows(X const& x) {
     return {nullptr, nullptr, 1, offset_t(x.extent(0))};
   }
 
   /// f(where its query, its keys and its logits begin, number of keys) of each half of each head.
-  template <class C, class P, class F> void for_each_half(P const& parameters, F const& f) const {
+  template <class P, class F> void for_each_half(P const& parameters, F const& f) const {
     auto const n = offset_t(parameters.keys.extent(1));
     for (int head = 0; head < heads; ++head)
       for (int half = 0; half < 2; ++half)
