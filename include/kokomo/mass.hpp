@@ -3,6 +3,7 @@
 #define KOKOMO_MASS_HPP
 
 #include <kokomo/assignment.hpp>
+#include <kokomo/detail/ranking.hpp>
 #include <kokomo/routing.hpp>
 #include <kokomo/score.hpp>
 
@@ -64,6 +65,26 @@ template <class Score> struct RawMass {
 };
 
 using SoftmaxMass = NormalizedMass<SoftmaxScore>;
+
+/// p = softmax over the logits of all experts but the token's first choice, 0 there.
+struct RunnerUpMass {
+  static constexpr bool distribution = true;
+
+  template <class C> KOKKOS_FUNCTION static void write(C const* z, index_t n, C* p) {
+    constexpr C lowest = -Kokkos::Experimental::infinity_v<C>;
+    index_t const first = detail::next_best(z, n, detail::ahead_of_all<C>()).index;
+    C max = lowest, sum = 0;
+    for (index_t e = 0; e < n; ++e) max = e != first && z[e] > max ? z[e] : max;
+    for (index_t e = 0; e < n; ++e)
+      sum += p[e] = e != first && z[e] > lowest ? detail::exp_of_negative(z[e] - max) : C(0);
+    C const inverse = sum > C(0) ? C(1) / sum : C(0);
+    for (index_t e = 0; e < n; ++e) p[e] *= inverse;
+  }
+  template <class C, class Phi>
+  KOKKOS_FUNCTION static void add_gradient(C const* z, index_t n, C const* p, Phi const& phi, C factor, C* d) {
+    SoftmaxMass::add_gradient(z, n, p, phi, factor, d); // p vanishes where nothing depends on z
+  }
+};
 
 /// p = softmax over the logits of the experts that the layer chose for the token, 0 elsewhere.
 struct ChosenSoftmaxMass {

@@ -65,6 +65,12 @@ TEST_CASE("lambda rises by the factor above the target, falls below, stays at it
     relu.observe();
     relu.step();
     REQUIRE(relu.exponent() == change);
+    Relu code({.target = 2, .at_target = AtTarget::fall}, logits); // at the target the released code divides
+    code.observe();
+    code.step();
+    REQUIRE(code.exponent() == (change == 0 ? -1 : change));
+    code.step(); // nothing was seen since
+    REQUIRE(code.exponent() == (change == 0 ? -1 : change));
     relu.step();
     REQUIRE(relu.exponent() == change);
     relu.f.routing.mode = Mode::inference;

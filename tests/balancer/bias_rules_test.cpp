@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <random>
 
 namespace bias_rules_test {
 
@@ -141,6 +142,42 @@ TEST_CASE("every rule evens out a skewed load, proportional ones conserve the su
     REQUIRE(b.max_violation() < 0.15);
     if (conserves) REQUIRE(std::abs(sum(b.bias())) <= 1e-12); // 400 steps of 8 additions of numbers below 1
     if (policy.update == BiasUpdate::sign) REQUIRE(std::abs(sum(b.bias())) > 1e-3);
+  }
+}
+
+TEST_CASE(
+    "fresh scores each step: every rule comes down to what ideal balance of random tokens shows, and no further") {
+  // E = 8, k = 2, T = 128: the load of an expert deviates by sqrt(T k / E (1 - k / E)), the largest of 8 normals is 1.4236
+  std::size_t const experts = 8, tokens = 128;
+  double const floor = 1.4236 * std::sqrt((1 - 2.0 / 8) * 8 / (2.0 * 128));
+  auto const mean_violation = [&](SelectionBias const& policy) {
+    Balanced b{.policy = policy, .batch = {.logits = Rows(tokens, Row(experts)), .k = 2}};
+    std::mt19937 engine(3);
+    std::uniform_real_distribution<double> uniform(-0.5, 0.5);
+    double mean = 0;
+    int const steps = 400, last = 150;
+    for (int n = 0; n < steps; ++n) {
+      for (auto& row : b.batch.logits)
+        for (std::size_t e = 0; e < experts; ++e) row[e] = uniform(engine) + 0.1 * double(e); // offset experts
+      to_device(flat(b.batch.logits), b.f.logits);
+      b.forward();
+      b.step();
+      if (n >= steps - last) mean += b.max_violation() / last;
+    }
+    return mean;
+  };
+  CHECK(mean_violation({.rate = 0}) > 1);
+  for (auto const& policy :
+       {SelectionBias{.rate = 5e-3f}, SelectionBias{.rate = 5e-3f, .recenter = true},
+        SelectionBias{.rate = 1e-2f, .update = BiasUpdate::proportional},
+        SelectionBias{.rate = 1e-2f, .update = BiasUpdate::clipped, .limit = 0.5f},
+        SelectionBias{.rate = 0.08f, .update = BiasUpdate::share},
+        SelectionBias{.rate = 0.05f, .update = BiasUpdate::sign, .schedule = BiasSchedule::inverse_sqrt},
+        SelectionBias{.rate = 0.5f, .update = BiasUpdate::proportional, .schedule = BiasSchedule::inverse}}) {
+    double const violation = mean_violation(policy);
+    INFO(int(policy.update) << " " << int(policy.schedule) << ": " << violation << ", ideal " << floor);
+    CHECK(violation > 0.9 * floor);
+    CHECK(violation < 1.3 * floor); // biases move with a part of each batch's noise
   }
 }
 

@@ -32,7 +32,11 @@ TEST_CASE("published losses: the value at perfect balance") {
     REQUIRE(loss_of(deepseek_device_loss(1, k, 3), balanced(k)) == exactly(1));
     REQUIRE(loss_of(deepseek_v3_sequence_loss(1, k, E), balanced(k)) == exactly(1));
     REQUIRE(loss_of(top_p_loss(1), balanced(k)) == exactly(k));
+    REQUIRE(loss_of(deepseek_v4_sequence_loss(1, k, E), balanced(k)) == exactly(1));
     REQUIRE(loss_of(lora_mixer_loss(1, k, E), balanced(k)) == Approx(1.0 / E).epsilon(1e-7));
+    if (k == 1) continue; // second choices tie there
+    REQUIRE(loss_of(mesh_second_place_loss(1), balanced(k)) == exactly(1));
+    REQUIRE(loss_of(mesh_top_2_loss(1), balanced(k)) == exactly(1.5));
   }
   // picks two apart fall on as many of the three devices
   REQUIRE(loss_of(deepseek_communication_loss(1, 3, 2), balanced(2, 2)) == exactly(1));
@@ -49,6 +53,30 @@ TEST_CASE("LongCat's device loss: 1 by picks where the budget is met, below with
   REQUIRE(loss_of(longcat_device_loss(1, 2, 2, 1, false), batch) == exactly(1));
   REQUIRE(loss_of(longcat_device_loss(1, 2, 2, 1, true), batch) < 0.95);
   check_loss_gradient(longcat_device_loss(1, 2, 2, 1, true), {.logits = random_logits(9, 6), .k = 3, .weighted = 4});
+}
+
+TEST_CASE("MoE++'s loss is least where experts without weights get 1 / tau as many tokens") {
+  // one-hot rows, so that f and P are the same shares; 4 experts with weights, 2 without, tau = 1/2: 1, 1, 1, 1, 2, 2
+  auto const shares = [](std::vector<int> const& counts) {
+    Batch batch;
+    batch.weighted = 4;
+    for (std::size_t e = 0; e < counts.size(); ++e)
+      for (int n = 0; n < counts[e]; ++n) {
+        batch.logits.emplace_back(counts.size(), 0.0);
+        batch.logits.back()[e] = 60;
+      }
+    return batch;
+  };
+  auto const loss = [&](std::vector<int> const& counts) {
+    return loss_of(moe_plus_plus_loss(1, 0.5f, 6), shares(counts));
+  };
+  double const least = 0.5 / (0.5 * 4 + 2); // k tau / (tau N + Z), by Lagrange: P inverse to eta
+  REQUIRE(loss({1, 1, 1, 1, 2, 2}) == Approx(least).epsilon(1e-7)); // the coefficient is a float32
+  for (auto const& other :
+       {std::vector<int>{1, 1, 1, 1, 1, 1}, {1, 1, 1, 1, 3, 3}, {2, 1, 1, 1, 2, 2}, {1, 1, 1, 1, 3, 2}})
+    REQUIRE(loss(other) > 1.001 * least);
+  // with tau = 1 it is f P without the factor E
+  REQUIRE(loss_of(moe_plus_plus_loss(1, 1, 6), shares({1, 1, 1, 1, 1, 1})) == Approx(1.0 / 6).epsilon(1e-7));
 }
 
 TEST_CASE("collapse, by batch and by sequence") {
@@ -107,6 +135,13 @@ TEST_CASE("published losses equal loops over the formula, over blocks, sequences
     auto const same = [&](auto const& loss, double expected) {
       REQUIRE(loss_of(loss, batch) == Approx(expected).epsilon(1e-12));
     };
+    same(mesh_second_place_loss(1, 40), reference(
+                                            logits, [&](std::size_t t) { return std::vector{best(logits[t], 2)[1]}; },
+                                            [](Row z) {
+                                              z[best(z, 1)[0]] = -1000;
+                                              return softmax(z);
+                                            },
+                                            1, 40, batch.mask));
     same(mesh_loss(1, 40), reference(logits, own(1), softmax, 1, 40, batch.mask));
     same(transformers_loss(1, 2), reference(logits, own(2), softmax, 1, all, batch.mask));
     same(megatron_loss<SigmoidScore>(1, 3), reference(logits, own(3), normalized_sigmoid, 3, all, batch.mask));
@@ -139,6 +174,10 @@ TEST_CASE("published losses: gradients equal central differences") {
   check_loss_gradient(deepseek_device_loss(1, 2, 3), batch);
   check_loss_gradient(deepseek_communication_loss(1, 3, 2), batch);
   check_loss_gradient(top_p_loss(1), batch);
+  check_loss_gradient(mesh_second_place_loss(1, 4), batch);
+  check_loss_gradient(mesh_top_2_loss(1), batch);
+  batch.weighted = 4;
+  check_loss_gradient(moe_plus_plus_loss(1, 0.25f, E), batch);
 }
 
 /// What the other process counted.
@@ -195,6 +234,24 @@ TEST_CASE("pooled over layers: the loss of all layers' tokens as one batch, wher
   }
 }
 
+TEST_CASE("pooled over layers: two layers that collapse on different experts look balanced") {
+  Exec const exec;
+  PooledLoss<Exec> const loss{.coefficient = 1, .top_k = 1, .pool = LossPool<Exec>(exec, 2)};
+  OwnedVector<double, Exec> value("value", 1);
+  Batch const first{.logits = Rows(4, Row{60, 0})}, second{.logits = Rows(4, Row{0, 60})};
+  REQUIRE(loss_of(transformers_loss(1, 1), first) == exactly(2));
+  loss.pool.reset(exec);
+  auto f = fixture_of(first), g = fixture_of(second);
+  f.observe(loss, {}, f.saved_of(loss));
+  loss.value(exec, value);
+  exec.fence();
+  REQUIRE(to_host(value)[0] == exactly(2));
+  g.observe(loss, {}, g.saved_of(loss));
+  loss.value(exec, value);
+  exec.fence();
+  REQUIRE(to_host(value)[0] == exactly(1));
+}
+
 TEST_CASE("no tokens, masked tokens alone, one expert") {
   Batch const none{.logits = random_logits(3, E), .mask = {0, 0, 0}};
   REQUIRE(loss_of(mesh_loss(1), none) == 0);
@@ -222,6 +279,10 @@ TEST_CASE("published losses: settings out of range") {
   REQUIRE(refuses(transformers_loss(1, 7), 102));
   REQUIRE(refuses(PooledLoss<Exec>{}, 106));
   REQUIRE(refuses(mesh_loss(1, -1), 106));
+  REQUIRE(refuses(moe_plus_plus_loss(1, 0, 6), 106));
+  REQUIRE(refuses(SwitchLoss<Chosen>{.groups = {.count = 2, .unweighted = 0.5f}}, 106));
+  sizes.experts = sizes.weighted = 1;
+  REQUIRE(refuses(mesh_second_place_loss(1), 102));
 }
 
 } // namespace published_losses_test

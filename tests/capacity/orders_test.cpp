@@ -152,6 +152,69 @@ TEST_CASE("batch-prioritised routing drops the least probable tokens") {
     REQUIRE(Queue(logits).run(2, {.order = order, .places = 60}) == Queue(logits).run(2, {.places = 60}));
 }
 
+TEST_CASE("places: rounded either way, another factor in inference, fewer for experts without weights") {
+  Sizes sizes{.tokens = 10, .experts = 4};
+  sizes.weighted = 4, sizes.per_token = 1;
+  auto const limit = [&](Capacity const& c, Mode mode = Mode::training, bool weighted = true) {
+    detail::check_settings(c, sizes);
+    return c.limit(sizes, mode, weighted);
+  };
+  // tensorflow/mesh: max(4, int(10 * 1.25 / 4)) in training and int(10 * 2 / 4) in evaluation
+  Capacity const mesh{.factor = 1.25, .minimum = 4, .inference_factor = 2, .rounding = CapacityRounding::down};
+  REQUIRE(limit(mesh) == 4); // 3.125
+  REQUIRE(limit(mesh, Mode::inference) == 5);
+  REQUIRE(limit({.factor = 1.25}) == 4);
+  REQUIRE(limit({.factor = 1.25, .rounding = CapacityRounding::down}) == 3);
+  REQUIRE(limit({.fraction = 0.35, .rounding = CapacityRounding::down}) == 3);
+  REQUIRE(limit({.factor = 0.1, .rounding = CapacityRounding::down}) == 0);
+  // MoE++: 3 experts with weights and 1 without, tau = 1/3: 12 tokens fall into 3/3 + 1 shares of 6
+  sizes.tokens = 12, sizes.weighted = 3;
+  Capacity const hetero{.factor = 1, .unweighted = 1.0 / 3};
+  REQUIRE(limit(hetero) == 2);
+  REQUIRE(limit(hetero, Mode::training, false) == 6);
+  REQUIRE(limit({.factor = 1}) == limit({.factor = 1}, Mode::training, false));
+
+  Queue queue(Rows(12, Row{0, 0, 0, 5})); // all want the expert without weights
+  queue.f.sizes.weighted = 3;
+  auto const executed = queue.run(1, hetero);
+  for (std::size_t t = 0; t < 12; ++t) REQUIRE(executed[t].size() == (t < 6 ? 1 : 0));
+  Queue inference(Rows(12, Row{0, 0, 0, 5}));
+  inference.f.routing.mode = Mode::inference;
+  REQUIRE(inference.run(1, {.factor = 1, .inference_factor = 1e9})[11].size() == 1);
+}
+
+TEST_CASE("devices share a queue: the entries of least affinity are dropped, whichever of its experts they chose") {
+  auto const logits = random_logits(40, 6, 8);
+  for (int const k : {1, 3})
+    for (double const factor : {0.5, 1.0, 4.0}) {
+      Queue queue(logits);
+      auto const executed = queue.run(k, {.order = CapacityOrder::score, .factor = factor, .devices = 3});
+      auto const places = std::size_t(std::ceil(factor * 40 * k / 3));
+      Choice expected(40);
+      for (int device = 0; device < 3; ++device) {
+        std::vector<std::pair<double, std::pair<std::size_t, int>>> entries;
+        for (std::size_t t = 0; t < 40; ++t) {
+          double sum = 0;
+          for (double const z : logits[t]) sum += std::exp(z);
+          for (int const e : queue.chosen[t])
+            if (e / 2 == device) entries.push_back({std::exp(logits[t][std::size_t(e)]) / sum, {t, e}});
+        }
+        std::stable_sort(entries.begin(), entries.end(),
+                         [](auto const& a, auto const& b) { return a.first > b.first; });
+        entries.resize(std::min(places, entries.size()));
+        for (auto const& entry : entries) expected[entry.second.first].push_back(entry.second.second);
+      }
+      auto sorted = executed;
+      for (auto* const choice : {&sorted, &expected})
+        for (auto& row : *choice) std::sort(row.begin(), row.end());
+      REQUIRE(sorted == expected);
+    }
+  Sizes const sizes{.experts = 6};
+  REQUIRE_THROWS_AS((Capacity{.factor = 1, .devices = 4}.check(sizes)), Error);
+  REQUIRE_THROWS_AS((Capacity{.factor = 1, .tokens_per_sequence = 4, .devices = 3}.check(sizes)), Error);
+  REQUIRE_THROWS_AS((Capacity{.factor = 1, .unweighted = 0}.check(sizes)), Error);
+}
+
 TEST_CASE("Switch: of equal tokens the first C, GShard: no second choice displaces a first") {
   Choice first(9);
   for (std::size_t t = 0; t < 4; ++t) first[t] = {1};

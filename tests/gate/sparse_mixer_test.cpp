@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #include <support/finite_differences.hpp>
 #include <support/layer_fixture.hpp>
+#include <support/routing_fixture.hpp>
 
 #include <kokomo/gate/sparse_mixer.hpp>
 
@@ -102,6 +103,45 @@ TEST_CASE("SparseMixer in training follows the estimator, with factors drawn by 
   REQUIRE(whole > 0);
   REQUIRE(third > whole); // three quarters of the draws
   check_training(fixture, factors);
+}
+
+TEST_CASE(
+    "SparseMixer's mean gradient is nearer to that of the expected output than a derivative that ignores the draw") {
+  // The first pick of 40,000 equal tokens. An expert's output is a number, so that the token's expected output is the sum of
+  // p_e * p_e c_e v_e, with c_e the mean factor: 1 of the best expert, 1/4 + 3/4 * 0.3333 of another.
+  int const n = 40000;
+  Row const z{1, 0.9, 0.8, 0.7}, v{0.2, 1, -1, 0.6};
+  RoutingFixture<> f(Rows(std::size_t(n), z));
+  f.routing.mode = Mode::training;
+  SparseMixerGate const gate{.epsilon = 0.45f, .seed = 2};
+  f.select<IdentityScore>(SparseMixer{.epsilon = 0.45f, .seed = 1});
+  f.weigh(gate);
+  auto const chosen = f.chosen();
+  auto const weights = f.weights();
+  auto const p = reference::softmax(z);
+
+  // exact, by sums over the draws: d/dz_j of p_e^2 is 2 p_e^2 (1[e = j] - p_j)
+  Row exact(4, 0.0), expected(4, 0.0), variance(4, 0.0), unaware(4, 0.0), d_weights;
+  for (std::size_t e = 0; e < 4; ++e)
+    for (std::size_t j = 0; j < 4; ++j) {
+      double const slope = p[e] * ((e == j ? 1 : 0) - p[j]);
+      exact[j] += 2 * p[e] * (e == 0 ? 1 : 0.25 + 0.75 * 0.3333) * v[e] * slope;
+      expected[j] += p[e] * v[e] * slope; // the published estimator's mean
+      variance[j] += p[e] * (v[e] * slope) * (v[e] * slope);
+    }
+  for (auto const& token : chosen) d_weights.push_back(v[std::size_t(token[0])]), d_weights.push_back(0);
+  auto const d = f.gate_gradient(gate, d_weights);
+  Row mean(4, 0.0);
+  for (std::size_t t = 0; t < std::size_t(n); ++t) {
+    auto const e = std::size_t(chosen[t][0]);
+    for (std::size_t j = 0; j < 4; ++j) {
+      mean[j] += d[t][j] / n;
+      unaware[j] += weights[t][0] / p[e] * d[t][j] / n; // the derivative of the weight as it was multiplied
+    }
+  }
+  for (std::size_t j = 0; j < 4; ++j) REQUIRE(std::abs(mean[j] - expected[j]) < 4 * std::sqrt(variance[j] / n));
+  INFO(distance(mean, exact) << " against " << distance(unaware, exact));
+  REQUIRE(distance(mean, exact) < 0.5 * distance(unaware, exact));
 }
 
 TEST_CASE("SparseMixer in training takes factors that were drawn elsewhere") {

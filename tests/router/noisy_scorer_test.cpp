@@ -3,6 +3,7 @@
 
 #include <kokomo/error.hpp>
 #include <kokomo/router/cosine_scorer.hpp>
+#include <kokomo/router/linear_scorer.hpp>
 #include <kokomo/router/noisy_scorer.hpp>
 
 /// Scorers beside the linear one: noisy logits and cosines.
@@ -114,6 +115,25 @@ TEST_CASE("cosine scorer: gradients equal differences") {
   f.backward(Row(8, 1.0));
   for (double const d : in_double(to_host(f.dx))) REQUIRE(std::isfinite(d));
   REQUIRE_THROWS_AS((ScorerFixture<CosineScorer>({.epsilon = 0}, 1, 1, 1)), Error);
+}
+
+TEST_CASE("an expert that joins with its key leaves the logits of the others as they are, bit for bit") {
+  // routers by descriptions: a row of keys an expert, so that one more needs no training of the others
+  auto const check = [](auto const& scorer, auto const& weight_of) {
+    using Scorer = std::remove_cvref_t<decltype(scorer)>;
+    ScorerFixture<Scorer> before(scorer, 9, 33, 5), after(scorer, 9, 33, 6);
+    to_device(to_host(before.x), after.x);
+    auto keys = to_host(weight_of(after.parameters));
+    auto const old = to_host(weight_of(before.parameters));
+    std::copy(old.begin(), old.end(), keys.begin());
+    to_device(keys, weight_of(after.parameters));
+    auto const few = before.forward();
+    auto more = after.forward();
+    for (auto& row : more) row.pop_back();
+    REQUIRE(more == few);
+  };
+  check(LinearScorer{}, [](auto const& p) { return p.weight; });
+  check(CosineScorer{}, [](auto const& p) { return p.weight; });
 }
 
 } // namespace noisy_scorer_test

@@ -5,6 +5,13 @@
 #include <kokomo/balancer/switch_loss.hpp>
 
 namespace kokomo::inline v0 {
+
+/// What AdaptiveL1 does with lambda where exactly as many experts are active as wanted.
+enum class AtTarget {
+  keep, ///< nothing: the paper, sign(0) = 0
+  fall  ///< divides, as with too few: the released code
+};
+
 namespace detail {
 
 template <class State, class C, class Exec> struct ApplyLambda {
@@ -32,10 +39,12 @@ template <class State, class C, class Exec> struct ApplyLambda {
 template <class State> struct StepLambda {
   State state;
   double target; // active experts a token
+  AtTarget at_target;
 
   KOKKOS_FUNCTION void operator()(offset_t) const {
+    if (state.tokens[0] == 0) return;
     double const active = double(state.active[0]), wanted = target * double(state.tokens[0]);
-    state.exponent[0] += offset_t(active > wanted) - offset_t(active < wanted);
+    state.exponent[0] += active > wanted ? 1 : active < wanted || at_target == AtTarget::fall ? -1 : 0;
     state.active[0] = 0;
     state.tokens[0] = 0;
   }
@@ -52,8 +61,8 @@ template <class State> struct StepLambda {
 /// a ReLU gate. The activity is that of the training passes since the last step; without any, step changes nothing.
 /// One lambda for several layers, as ReMoE has it: give their states the same Views and call `step` of one of them.
 /// State: `exponent` [1], lambda = initial * factor^exponent; `active` [1], `tokens` [1].
-/// Source: thu-ml/ReMoE (lambda 1e-8 at first, factor 1.2). Its code divides at equality; the paper, and this, do
-/// nothing.
+/// Source: thu-ml/ReMoE (lambda 1e-8 at first, factor 1.2). At equality its code divides and the paper does nothing:
+/// `at_target`.
 /// \throws kokomo::Error 102 unless 1 <= target <= experts, 106 unless factor >= 1 and initial > 0
 struct AdaptiveL1 {
   using Distribution = RawMass<ReluScore>;
@@ -62,6 +71,7 @@ struct AdaptiveL1 {
   float target = 1;      ///< k: active experts a token
   float initial = 1e-8f; ///< lambda before the first step
   float factor = 1.2f;
+  AtTarget at_target = AtTarget::keep;
 
   template <class T, class Exec> struct State {
     OwnedVector<offset_t, Exec> exponent, active, tokens;
@@ -109,7 +119,8 @@ struct AdaptiveL1 {
     loss().backward(exec, routing, a, saved.inner, d_logits);
   }
   template <class T, class Exec> void step(Exec const& exec, State<T, Exec> const& state) const {
-    detail::for_each(exec, "kokomo::AdaptiveL1::step", 1, detail::StepLambda<State<T, Exec>>{state, double(target)});
+    detail::for_each(exec, "kokomo::AdaptiveL1::step", 1,
+                     detail::StepLambda<State<T, Exec>>{state, double(target), at_target});
   }
 
 private:

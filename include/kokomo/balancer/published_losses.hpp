@@ -2,6 +2,7 @@
 #ifndef KOKOMO_BALANCER_PUBLISHED_LOSSES_HPP
 #define KOKOMO_BALANCER_PUBLISHED_LOSSES_HPP
 
+#include <kokomo/balancer/balancers.hpp>
 #include <kokomo/balancer/pooled_loss.hpp>
 #include <kokomo/balancer/switch_loss.hpp>
 
@@ -14,6 +15,17 @@ namespace kokomo::inline v0 {
 /// mesh-tensorflow's Switch and top-2, praxis, V-MoE's gshard loss: first choices only, in groups of tokens. Value 1.
 constexpr SwitchLoss<> mesh_loss(float coefficient, offset_t tokens_per_group = 0) {
   return {.coefficient = coefficient, .top_k = 1, .tokens_per_sequence = tokens_per_group};
+}
+
+/// mesh-tensorflow's second-place loss: shares of second choices, P of the softmax without the first one. Value 1.
+constexpr SwitchLoss<SecondChoice, RunnerUpMass> mesh_second_place_loss(float coefficient,
+                                                                        offset_t tokens_per_group = 0) {
+  return {.coefficient = coefficient, .top_k = 1, .tokens_per_sequence = tokens_per_group};
+}
+/// Its top-2 with `moe_use_second_place_loss`: half of that beside the loss of first choices. Value 3 / 2.
+constexpr Balancers<SwitchLoss<>, SwitchLoss<SecondChoice, RunnerUpMass>>
+mesh_top_2_loss(float coefficient, offset_t tokens_per_group = 0) {
+  return {{mesh_loss(coefficient, tokens_per_group), mesh_second_place_loss(0.5f * coefficient, tokens_per_group)}};
 }
 
 /// GShard, Algorithm 1 as the paper prints it: (1/E) sum_e (c_e / S) m_e. Value 1 / E^2.
@@ -72,6 +84,19 @@ constexpr SwitchLoss<OwnTopK, NormalizedMass<SigmoidScore>> deepseek_v3_sequence
 /// number of experts of a token.
 constexpr SwitchLoss<Chosen> top_p_loss(float coefficient) {
   return {.coefficient = coefficient, .top_k = 1};
+}
+
+/// DeepSeek-V4's, as it is reported: DeepSeek-V3's of its scores, sqrt(softplus(z)). Value 1.
+constexpr SwitchLoss<OwnTopK, NormalizedMass<SqrtSoftplusScore>>
+deepseek_v4_sequence_loss(float coefficient, int k, offset_t tokens_per_sequence) {
+  return {.coefficient = coefficient, .top_k = k, .divide_by_k = true, .tokens_per_sequence = tokens_per_sequence};
+}
+
+/// MoE++'s heterogeneous loss (reconstructed): sum of eta_e f_e P_e, eta 1 for experts with weights and tau for those
+/// without, so that the latter get 1 / tau as many tokens. With N of the former, Z of the latter and k picks its least value
+/// is k tau / (tau N + Z).
+constexpr SwitchLoss<Chosen> moe_plus_plus_loss(float coefficient, float tau, index_t experts) {
+  return {.coefficient = coefficient / float(experts), .top_k = 1, .groups = {.unweighted = tau}};
 }
 
 /// LongCat's device loss: D groups of experts with weights, f_j = D / (real T) hits, and all experts without weights as

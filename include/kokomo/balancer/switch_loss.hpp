@@ -14,6 +14,9 @@ struct OwnTopK {};
 /// Which experts of a token a loss counts: those that the layer chose, before capacity drops.
 struct Chosen {};
 
+/// Which expert of a token a loss counts: the second largest of its logits.
+struct SecondChoice {};
+
 /// Counts of this process alone.
 struct LocalCounts {};
 
@@ -23,6 +26,7 @@ struct LossGroups {
   bool once = false;    ///< a token counts once in a group, however many of its picks fall into it
   float picks = 0;      ///< expected picks (or, once, groups hit) of a token; 0: top_k if divide_by_k, else 1
   float zero_picks = 0; ///< > 0: experts without weights are one more group, with this many expected picks
+  float unweighted = 1; ///< > 0: factor of the terms of experts without weights, each its own (MoE++'s tau)
 };
 
 namespace detail {
@@ -35,6 +39,8 @@ template <class C, class Exec> struct WeighCounts {
   CountColumns columns;
   C scale, zero_scale;
   bool has_zero;
+  index_t weighted; // columns behind these have the factor
+  C unweighted;
 
   KOKKOS_FUNCTION void operator()(offset_t i) const {
     auto const experts = static_cast<offset_t>(term.extent(1));
@@ -48,7 +54,7 @@ template <class C, class Exec> struct WeighCounts {
   }
   KOKKOS_FUNCTION C weight(offset_t s, index_t c) const {
     offset_t const tokens = sums.counts(s, columns.columns);
-    C const factor = has_zero && c == columns.columns - 1 ? zero_scale : scale;
+    C const factor = has_zero && c == columns.columns - 1 ? zero_scale : c >= weighted ? unweighted * scale : scale;
     return tokens > 0 ? factor * C(sums.counts(s, c)) / C(tokens) : C(0);
   }
 };
@@ -84,8 +90,8 @@ template <class Mass, class T, class Exec> struct MassGradient {
 /// phi is constant for the gradient. `picks` is 1, or top_k with `.divide_by_k`, or `groups.picks`. Masked tokens leave
 /// every sum. Which settings make which published loss: kokomo/balancer/published_losses.hpp.
 ///
-/// \tparam Picks  what is counted: OwnTopK or Chosen
-/// \tparam Mass   P of a token: SoftmaxMass, NormalizedMass<SigmoidScore>, RawMass<ReluScore>, ...
+/// \tparam Picks  what is counted: OwnTopK, Chosen or SecondChoice
+/// \tparam Mass   P of a token: SoftmaxMass, NormalizedMass<SigmoidScore>, RawMass<ReluScore>, RunnerUpMass, ...
 /// \tparam Reduce void operator()(Exec, Matrix<offset_t, Exec> counts) const: enqueues on Exec the sum of the counts
 ///                [sequences, columns + 1] over all processes, in place; the last column counts tokens. P stays local.
 /// \throws kokomo::Error 102 unless 1 <= top_k <= experts, 106 for settings out of range, 103 unless groups.count divides
@@ -127,6 +133,12 @@ template <class Picks = OwnTopK, class Mass = SoftmaxMass, class Reduce = LocalC
     detail::require(groups.zero_picks == 0 || weighted(sizes) < sizes.experts, 106,
                     "SwitchLoss groups.zero_picks = ", groups.zero_picks,
                     ", expected 0: all experts of this layer have weights");
+    detail::require(groups.unweighted > 0, 106, "SwitchLoss groups.unweighted = ", groups.unweighted, ", expected > 0");
+    detail::require(groups.unweighted == 1 || (groups.count == 0 && groups.zero_picks == 0), 106,
+                    "SwitchLoss groups.unweighted = ", groups.unweighted, ", expected 1 beside groups");
+    if constexpr (std::is_same_v<Picks, SecondChoice>)
+      detail::require(sizes.experts >= 2, 102, "SwitchLoss counts second choices of ", sizes.experts,
+                      " experts, expected 2 or more");
   }
 
   template <class T, class Exec, class State>
@@ -138,6 +150,9 @@ template <class Picks = OwnTopK, class Mass = SoftmaxMass, class Reduce = LocalC
     if constexpr (std::is_same_v<Picks, OwnTopK>)
       detail::sum_up<Mass>(exec, "kokomo::SwitchLoss::sum", routing, a, scope, columns, detail::OwnTopKPicks{top_k},
                            saved.sums);
+    else if constexpr (std::is_same_v<Picks, SecondChoice>)
+      detail::sum_up<Mass>(exec, "kokomo::SwitchLoss::sum", routing, a, scope, columns, detail::SecondPick{},
+                           saved.sums);
     else
       detail::sum_up<Mass>(exec, "kokomo::SwitchLoss::sum", routing, a, scope, columns, detail::ChosenPicks{},
                            saved.sums);
@@ -146,8 +161,9 @@ template <class Picks = OwnTopK, class Mass = SoftmaxMass, class Reduce = LocalC
     C const scale = C(real_columns(routing.sizes)) / C(picks);
     C const zero_scale = groups.zero_picks > 0 ? C(1) / C(groups.zero_picks) : C(0);
     detail::for_each(exec, "kokomo::SwitchLoss::weigh", offset_t(saved.term.size()),
-                     detail::WeighCounts<C, Exec>{saved.sums, saved.phi, saved.term, columns, scale, zero_scale,
-                                                  groups.zero_picks > 0});
+                     detail::WeighCounts<C, Exec>{
+                         saved.sums, saved.phi, saved.term, columns, scale, zero_scale, groups.zero_picks > 0,
+                         groups.unweighted == 1 ? columns.columns : weighted(routing.sizes), C(groups.unweighted)});
     detail::for_each(exec, "kokomo::SwitchLoss::add", 1,
                      detail::AddLoss<C, Exec>{saved.term, factor<C>(routing.sizes.tokens), loss});
   }

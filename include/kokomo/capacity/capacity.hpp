@@ -29,6 +29,12 @@ enum class CapacityOrder {
   no_token_left_behind
 };
 
+/// How many whole places a part of one makes.
+enum class CapacityRounding {
+  up,  ///< one more: Megatron, DeepSpeed, NLLB
+  down ///< none: tensorflow/mesh
+};
+
 namespace detail {
 
 /// Sorts order[0, n) by `before` (heap sort: in place, no recursion, the same on host and device).
@@ -81,26 +87,37 @@ template <class Score, class T, class Exec> struct ScoreEntries {
   }
 };
 
-/// One expert serves its queue, sequence by sequence, and drops the rest.
+/// Queues and their places: of each expert, or of each device's experts together.
+struct Places {
+  index_t experts_a_queue;
+  index_t weighted;               // experts with weights
+  offset_t with_weights, without; // places of a queue of the former, of the latter
+
+  KOKKOS_FUNCTION offset_t of(offset_t queue) const { return queue < weighted ? with_weights : without; }
+};
+
+/// One queue is served, sequence by sequence; the rest is dropped.
 template <class C, class T, class Exec> struct ServeQueue {
   Assignment<T, Exec> a;
   Vector<C, Exec> score;
   Vector<index_t, Exec> choice;
   Vector<index_t, Exec> queue; // [entries] scratch for the rows of each expert
   CapacityOrder order;
-  offset_t places, sequence;
+  Places all_places;
+  offset_t sequence;
 
-  KOKKOS_FUNCTION void operator()(offset_t e) const {
-    for (offset_t row = a.expert_offsets[e]; row < a.expert_offsets[e + 1];) {
+  KOKKOS_FUNCTION void operator()(offset_t q) const {
+    offset_t const last = a.expert_offsets[(q + 1) * all_places.experts_a_queue];
+    for (offset_t row = a.expert_offsets[q * all_places.experts_a_queue]; row < last;) {
       offset_t end = row;
       offset_t const within = a.token_of_row[row] / sequence;
-      while (end < a.expert_offsets[e + 1] && a.token_of_row[end] / sequence == within) ++end;
-      serve(row, end - row);
+      while (end < last && a.token_of_row[end] / sequence == within) ++end;
+      serve(row, end - row, all_places.of(q));
       row = end;
     }
   }
 
-  KOKKOS_FUNCTION void serve(offset_t first, offset_t n) const {
+  KOKKOS_FUNCTION void serve(offset_t first, offset_t n, offset_t places) const {
     if (n <= places) return;
     index_t* const entries = &queue[first];
     for (offset_t i = 0; i < n; ++i) entries[i] = a.entry_of_row[first + i];
@@ -124,9 +141,11 @@ template <class T, class Exec> struct ServeRound {
   Vector<index_t, Exec> choice;
   Vector<index_t, Exec> accepted; // [entries] 0 or 1
   index_t round;
-  offset_t places, sequence;
+  Places all_places;
+  offset_t sequence;
 
   KOKKOS_FUNCTION void operator()(offset_t e) const {
+    offset_t const places = all_places.of(e);
     for (offset_t row = a.expert_offsets[e]; row < a.expert_offsets[e + 1];) {
       offset_t end = row, taken = 0;
       offset_t const within = a.token_of_row[row] / sequence;
@@ -164,12 +183,15 @@ template <class T, class Exec> struct DropUnaccepted {
 ///     C = max(minimum, places > 0 ? places : fraction > 0 ? ceil(fraction * n) : ceil(factor * n * k / E))
 ///
 /// with n the tokens of a sequence (of the batch where `tokens_per_sequence` is 0), k the most entries a token has and
-/// E the experts. Each sequence has its own places. Scores are those of the gate's score function. A dropped entry
+/// E the experts. `rounding` says whether ceil or floor. With `unweighted` = tau, experts with weights (N) take
+/// factor n k tau / (tau N + Z) and those without (Z) a tau-th of that. With `devices` = D the E / D consecutive experts of
+/// a device share one queue of factor n k / D places. Each sequence has its own places. Scores are those of the gate's score function. A dropped entry
 /// keeps its expert in the Assignment, its row is `none`; whether it keeps its share of the weights is the gate's
 /// `drops`. Not causal, whatever the order: the type does not know the settings. Those under which no later token
 /// matters are fixed places in the order token_position, or position with one choice a token.
 /// Source: Switch, GShard, V-MoE, Megatron (docs/policies/capacity/capacity.md).
-/// \throws kokomo::Error 108 for negative settings, or where none of places, fraction and factor is positive
+/// \throws kokomo::Error 108 for negative settings, where none of places, fraction and factor is positive, or for `devices`
+///         beside sequences, `unweighted` or no_token_left_behind; 103 for devices that do not divide the experts
 struct Capacity {
   using slot = slots::capacity;
   static constexpr bool causal = false;
@@ -181,6 +203,13 @@ struct Capacity {
   offset_t minimum = 0;             ///< >= 0
   offset_t tokens_per_sequence = 0; ///< >= 0; 0: the whole batch is one queue
   std::uint64_t seed = 0;           ///< of CapacityOrder::random, with the call's step
+  double inference_factor = 0;      ///< > 0: in place of factor in inference
+  CapacityRounding rounding = CapacityRounding::up;
+  double unweighted = 1; ///< > 0: tau, of factor
+  index_t devices = 0;   ///< > 0: groups of consecutive experts, each with one queue
+
+  /// No later token matters where places are fixed and tokens queue in their order.
+  bool causal_in(Mode) const { return places > 0 && order == CapacityOrder::token_position; }
 
   template <class T, class Exec> struct Inputs {
     /// [tokens, experts] replaces the random numbers of CapacityOrder::random
@@ -198,12 +227,22 @@ struct Capacity {
           queue(arena.vector<index_t, Exec>(sizes.entries)) {}
   };
 
-  void check(Sizes const&) const {
+  void check(Sizes const& sizes) const {
     detail::require(factor >= 0 && fraction >= 0 && places >= 0 && minimum >= 0 && tokens_per_sequence >= 0, 108,
                     "Capacity settings must not be negative: factor = ", factor, ", fraction = ", fraction,
                     ", places = ", places, ", minimum = ", minimum, ", tokens_per_sequence = ", tokens_per_sequence);
     detail::require(factor > 0 || fraction > 0 || places > 0, 108,
                     "Capacity has no size: set one of places, fraction and factor to a positive value");
+    detail::require(inference_factor >= 0 && unweighted > 0 && devices >= 0, 108,
+                    "Capacity inference_factor = ", inference_factor, ", unweighted = ", unweighted,
+                    ", devices = ", devices, ", expected >= 0, > 0, >= 0");
+    if (devices == 0) return;
+    detail::require(sizes.experts % devices == 0, 103, "Capacity devices = ", devices, ", expected a divisor of the ",
+                    sizes.experts, " experts");
+    detail::require(tokens_per_sequence == 0 && unweighted == 1 && order != CapacityOrder::no_token_left_behind, 108,
+                    "Capacity devices = ", devices,
+                    ", expected 0 beside tokens_per_sequence, unweighted and "
+                    "no_token_left_behind");
   }
 
   template <class T, class Exec> void check_inputs(Inputs<T, Exec> const& inputs, Sizes const& sizes) const {
@@ -211,14 +250,18 @@ struct Capacity {
       (void)inputs.priority.checked("inputs.capacity.priority", {sizes.tokens, sizes.experts});
   }
 
-  /// Entries an expert takes of each sequence.
-  offset_t limit(Sizes const& sizes) const {
+  /// Entries an expert, or a device, takes of each sequence.
+  /// \param[in] weighted for an expert with weights
+  offset_t limit(Sizes const& sizes, Mode mode = Mode::training, bool weighted = true) const {
     double const n = double(tokens_per_sequence > 0 ? tokens_per_sequence : sizes.tokens);
     double const entries = n * double(sizes.per_token);
     offset_t limit = places;
-    if (places == 0) // no more than all: an infinite factor is no integer
-      limit = offset_t(std::ceil(std::min(
-          entries, fraction > 0 ? fraction * n : factor * n * double(sizes.per_token) / double(sizes.experts))));
+    if (places == 0) { // no more than all: an infinite factor is no integer
+      double const f = mode == Mode::inference && inference_factor > 0 ? inference_factor : factor;
+      double const of_all = f * n * double(sizes.per_token);
+      double const size = std::min(entries, fraction > 0 ? fraction * n : of_all / shares(sizes, weighted));
+      limit = offset_t(rounding == CapacityRounding::up ? std::ceil(size) : std::floor(size));
+    }
     return limit > minimum ? limit : minimum;
   }
 
@@ -234,16 +277,26 @@ struct Capacity {
         exec, "kokomo::Capacity::score", a.tokens,
         detail::ScoreEntries<GateScore, T, Exec>{routing, a, scratch.score, scratch.choice, order, seed, priority});
     offset_t const sequence = tokens_per_sequence > 0 ? tokens_per_sequence : Kokkos::max(a.tokens, offset_t(1));
-    offset_t const limit = this->limit(routing.sizes);
+    detail::Places const limit{devices > 0 ? a.experts / devices : 1, devices > 0 ? devices : routing.sizes.weighted,
+                               this->limit(routing.sizes, routing.mode),
+                               this->limit(routing.sizes, routing.mode, false)};
     if (order != CapacityOrder::no_token_left_behind)
       return detail::for_each(
-          exec, "kokomo::Capacity::serve", a.experts,
+          exec, "kokomo::Capacity::serve", devices > 0 ? devices : a.experts,
           detail::ServeQueue<C, T, Exec>{a, scratch.score, scratch.choice, scratch.queue, order, limit, sequence});
     detail::fill(exec, "kokomo::Capacity::reset", scratch.queue.data(), a.entries(), 0);
     for (index_t round = 0; round < routing.sizes.per_token; ++round)
       detail::for_each(exec, "kokomo::Capacity::round", a.experts,
                        detail::ServeRound<T, Exec>{a, scratch.choice, scratch.queue, round, limit, sequence});
     detail::for_each(exec, "kokomo::Capacity::drop", a.tokens, detail::DropUnaccepted<T, Exec>{a, scratch.queue});
+  }
+
+private:
+  /// Into how many parts a balanced load falls, of which a queue gets one.
+  double shares(Sizes const& sizes, bool of_weighted) const {
+    if (devices > 0) return double(devices);
+    double const with = double(sizes.weighted), without = double(sizes.experts - sizes.weighted);
+    return (unweighted * with + without) / (of_weighted ? unweighted : 1);
   }
 };
 

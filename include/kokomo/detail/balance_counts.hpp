@@ -56,6 +56,16 @@ struct OwnTopKPicks {
   }
 };
 
+/// The pick of a token is the second largest of its logits.
+struct SecondPick {
+  template <class T, class Exec, class F>
+  KOKKOS_FUNCTION void of_token(Routing<T, Exec> const& routing, Assignment<T, Exec> const&, offset_t token,
+                                F const& f) const {
+    index_t const n = routing.sizes.experts;
+    f(next_best(routing.row(token), n, next_best(routing.row(token), n, ahead_of_all<compute_t<T>>())).index);
+  }
+};
+
 /// The picks of a token are the experts that the layer chose for it.
 struct ChosenPicks {
   template <class T, class Exec, class F>
