@@ -45,10 +45,10 @@ using TopPRouting =
 template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Experts = SwiGluExperts>
 using ReMoe = Layer<Router<LinearScorer, Positive>, ReluGate, AdaptiveL1, Experts, T, Exec>;
 
-/// DynaMoE, partly reconstructed: experts above a percentile of the batch's logits.
-template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Experts = SwiGluExperts>
-using DynaMoe =
-    Layer<Router<LinearScorer, Percentile<PercentileScope::batch>>, SelectedSoftmaxGate, NoBalancer, Experts, T, Exec>;
+/// DynaMoE, partly reconstructed: experts above a percentile of the batch's logits, of a token's own or of each expert's.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Experts = SwiGluExperts,
+          PercentileScope Scope = PercentileScope::batch>
+using DynaMoe = Layer<Router<LinearScorer, Percentile<Scope>>, SelectedSoftmaxGate, NoBalancer, Experts, T, Exec>;
 
 /// Hash layers: a table says the expert of a token id.
 template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Experts = ReluExperts>

@@ -6,7 +6,10 @@
 #include <kokomo/balancer/published_losses.hpp>
 #include <kokomo/models/deepseek_v2.hpp>
 #include <kokomo/models/deepseek_v3.hpp>
+#include <kokomo/models/deepseek_v4.hpp>
 #include <kokomo/models/longcat_flash.hpp>
+#include <kokomo/models/mixtral.hpp>
+#include <kokomo/models/selected_softmax.hpp>
 
 namespace kokomo::inline v0 {
 
@@ -41,10 +44,28 @@ template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
 using DeepseekV2Training =
     WithBalancer<DeepseekV2<T, Exec>, Balancers<SwitchLoss<Chosen>, SwitchLoss<Chosen>, SwitchLoss<Chosen>>>;
 
+/// The same where a device serves the entries of largest affinity and drops the rest.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
+using DeepseekV2Dropping = Layer<Router<LinearScorer, GroupLimitedTopK<>>, SoftmaxGate,
+                                 Balancers<SwitchLoss<Chosen>, SwitchLoss<Chosen>, SwitchLoss<Chosen>>,
+                                 WithShared<AnyGluExperts>, T, Exec, Capacity>;
+
 /// DeepSeek-V3 in training: loss-free biases and a small loss of each sequence.
 template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
 using DeepseekV3Training =
     WithBalancer<DeepseekV3<T, Exec>, Balancers<SelectionBias, SwitchLoss<OwnTopK, NormalizedMass<SigmoidScore>>>>;
+
+/// DeepSeek-V4 in training, as it is reported: V3's balancers with scores of sqrt(softplus(z)).
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
+using DeepseekV4Training =
+    WithBalancer<DeepseekV4<T, Exec>, Balancers<SelectionBias, SwitchLoss<OwnTopK, NormalizedMass<SqrtSoftplusScore>>>>;
+
+/// Mixtral and GPT-OSS with the loss that transformers trains them with: `.balancer = transformers_loss(coefficient, k)` a
+/// layer, or PooledLoss over all of them.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
+using MixtralTraining = WithBalancer<Mixtral<T, Exec>, SwitchLoss<>>;
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
+using GptOssTraining = WithBalancer<GptOss<T, Exec>, SwitchLoss<>>;
 
 /// LongCat-Flash in training: biases that hold the budget of experts with weights, and the device loss.
 template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
@@ -65,6 +86,15 @@ deepseek_v2_balance(float expert, float device, float communication, int k, inde
 constexpr Balancers<SelectionBias, SwitchLoss<OwnTopK, NormalizedMass<SigmoidScore>>>
 deepseek_v3_balance(int k, offset_t tokens_per_sequence, float rate = 1e-3f, float coefficient = 1e-4f) {
   return {{SelectionBias{.rate = rate}, deepseek_v3_sequence_loss(coefficient, k, tokens_per_sequence)}};
+}
+/// Capacity of DeepseekV2Dropping: `factor` times a device's balanced load.
+constexpr Capacity deepseek_v2_capacity(index_t devices, double factor = 1) {
+  return {.order = CapacityOrder::score, .factor = factor, .devices = devices};
+}
+/// Settings of DeepseekV4Training's, with V3's numbers.
+constexpr Balancers<SelectionBias, SwitchLoss<OwnTopK, NormalizedMass<SqrtSoftplusScore>>>
+deepseek_v4_balance(int k, offset_t tokens_per_sequence, float rate = 1e-3f, float coefficient = 1e-4f) {
+  return {{SelectionBias{.rate = rate}, deepseek_v4_sequence_loss(coefficient, k, tokens_per_sequence)}};
 }
 /// Settings of LongcatFlashTraining's: `real_picks` of `k` picks shall be experts with weights.
 constexpr Balancers<SelectionBias, SwitchLoss<Chosen>> longcat_balance(float rate, float coefficient, float real_picks,

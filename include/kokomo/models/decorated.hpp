@@ -67,16 +67,26 @@ template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Exp
 using StMoe =
     Layer<Router<LinearScorer, Top2>, SoftmaxGate, Balancers<LoadBalancingLoss, ZLoss>, Experts, T, Exec, Capacity>;
 
+/// SparseMixer in training (Phi-3.5-MoE): jitter of the router's input beside the draws, and the z-loss where one is wanted.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Experts = AnyGluExperts>
+using SparseMixerTraining =
+    Layer<Router<InputJitter<LinearScorer>, SparseMixer>, SparseMixerGate, ZLoss, Experts, T, Exec>;
+
 /// ReXMoE: a router over the experts of several layers, which come into sight step by step. The experts' Views may be shared
 /// by the layers of a group.
 template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Experts = SwiGluExperts>
 using ReXMoe = Layer<Router<LinearScorer, TopK<>>, SoftmaxGate, NoBalancer, Experts, T, Exec, ExpertMaskSchedule>;
 
-/// Switch's settings: the loss of the one pick, coefficient 1e-2, and C = max(4, ceil(factor n / E)).
-template <class P> constexpr void configure_switch_training(P& policies, double factor, offset_t tokens_per_sequence) {
+/// Switch's settings as tensorflow/mesh has them: the loss of the one pick, coefficient 1e-2, and C = max(4, int(factor n / E)),
+/// with another factor in inference (0: the same).
+template <class P>
+constexpr void configure_switch_training(P& policies, double factor, offset_t tokens_per_sequence,
+                                         double inference_factor = 2) {
   policies.balancer.top_k = 1;
   policies.balancer.tokens_per_sequence = tokens_per_sequence;
   policies.capacity.factor = factor;
+  policies.capacity.inference_factor = inference_factor;
+  policies.capacity.rounding = CapacityRounding::down;
   policies.capacity.minimum = 4;
   policies.capacity.tokens_per_sequence = tokens_per_sequence;
 }
