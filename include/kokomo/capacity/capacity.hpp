@@ -183,12 +183,14 @@ template <class T, class Exec> struct DropUnaccepted {
 ///     C = max(minimum, places > 0 ? places : fraction > 0 ? ceil(fraction * n) : ceil(factor * n * k / E))
 ///
 /// with n the tokens of a sequence (of the batch where `tokens_per_sequence` is 0), k the most entries a token has and
-/// E the experts. `rounding` says whether ceil or floor. With `unweighted` = tau, experts with weights (N) take
-/// factor n k tau / (tau N + Z) and those without (Z) a tau-th of that. With `devices` = D the E / D consecutive experts of
-/// a device share one queue of factor n k / D places. Each sequence has its own places. Scores are those of the gate's score function. A dropped entry
-/// keeps its expert in the Assignment, its row is `none`; whether it keeps its share of the weights is the gate's
-/// `drops`. Not causal, whatever the order: the type does not know the settings. Those under which no later token
-/// matters are fixed places in the order token_position, or position with one choice a token.
+/// E the experts; `rounding` says whether ceil or floor. With `unweighted` = tau, experts with weights (N) take
+/// factor n k tau / (tau N + Z) and those without (Z) a tau-th of that. With `devices` = D the E / D consecutive experts
+/// of a device share one queue of factor n k / D places.
+///
+/// Each sequence has its own places. Scores are those of the gate's score function. A dropped entry keeps its expert in
+/// the Assignment, its row is `none`; whether it keeps its share of the weights is the gate's `drops`. Not causal,
+/// whatever the order: the type does not know the settings. Those under which no later token matters are fixed places in
+/// the order token_position (`causal_in`), or position with one choice a token.
 /// Source: Switch, GShard, V-MoE, Megatron (docs/policies/capacity/capacity.md).
 /// \throws kokomo::Error 108 for negative settings, where none of places, fraction and factor is positive, or for `devices`
 ///         beside sequences, `unweighted` or no_token_left_behind; 103 for devices that do not divide the experts
