@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #include "run.hpp"
 
+#include "../support/scale_experts.hpp"
+
+#include <kokomo/models/dense_to_sparse.hpp>
 #include <kokomo/models/multi_head_routing.hpp>
 #include <kokomo/models/product_keys.hpp>
 
@@ -10,6 +13,24 @@ namespace {
 
 template <class Exec> using WithNormalizedQueries = models::PeerNormalized<float, Exec>;
 template <class Exec> using WithSampledSkills = models::MultiHeadRouting<float, Exec>;
+template <class Exec>
+using WithShares = models::UnionOfExpertsData<float, Exec, ScoreGate<IdentityScore>, test::ScaleExperts>;
+
+/// Half of a dense network's columns.
+template <class Exec> std::vector<double> cut() {
+  Exec const exec;
+  SwiGluExperts const dense{.intermediate = 8}, part{.intermediate = 5};
+  using Parameters = SwiGluExperts::Parameters<float, Exec>;
+  Sizes sizes;
+  sizes.hidden = 6, sizes.weighted = 1;
+  Allocator<Exec> const allocate(exec);
+  Parameters const network(allocate, dense, sizes), expert(allocate, part, sizes);
+  Run<WithShares>::fill(network.gate_up, 1), Run<WithShares>::fill(network.down, 2);
+  copy_columns<float>(exec, dense, network, part, expert, 0, equal_parts(8, 2)[1]);
+  auto all = Run<WithShares>::read(expert.gate_up);
+  for (double const value : Run<WithShares>::read(expert.down)) all.push_back(value);
+  return all;
+}
 
 } // namespace
 
@@ -26,5 +47,8 @@ int task_routers() {
     models::configure_multi_head_routing(p, /*tasks*/ 2, /*splits*/ 2, /*skills*/ 4, /*rank*/ 3);
     p.gate.activity = SkillActivity::relaxed, p.gate.dropout = 0.25f;
   });
+  failed +=
+      !Run<WithShares>::agrees("WithShares", [](auto& p) { models::configure_union_of_experts_data(p, /*k*/ 2, 10); });
+  failed += !agree("cut", {cut<Kokkos::Cuda>()}, {cut<Host>()}, 0);
   return failed;
 }

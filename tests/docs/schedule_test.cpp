@@ -30,10 +30,10 @@ TEST_CASE("least_loaded") {
   // [snippet:least_loaded]
   // Four experts on two devices, and all but ten rows for the first one.
   std::vector<kokomo::offset_t> const loads{70, 4, 3, 3};
-  auto const placement = kokomo::LeastLoaded{.devices = 2}.plan(loads);
-  REQUIRE(placement.load == std::vector<kokomo::offset_t>{40, 40});
-  REQUIRE(placement.rows_of[0][0] == kokomo::PlacedRows{.device = 0, .begin = 0, .end = 36}); // expert 1 stays, too
-  REQUIRE(placement.rows_of[0][1] == kokomo::PlacedRows{.device = 1, .begin = 36, .end = 70});
-  REQUIRE(placement.transfers == 1); // of the weights of expert 0
+  auto const plan = kokomo::LeastLoaded{.devices = 2}.plan(loads);
+  REQUIRE(plan.load == std::vector<kokomo::offset_t>{40, 40});
+  REQUIRE(plan.rows_of[0][0] == kokomo::DeviceRows{.device = 0, .begin = 0, .end = 36}); // expert 1 stays, too
+  REQUIRE(plan.rows_of[0][1] == kokomo::DeviceRows{.device = 1, .begin = 36, .end = 70});
+  REQUIRE(plan.transfers == 1); // of the weights of expert 0
   // [/snippet]
 }

@@ -3,6 +3,7 @@
 
 #include <kokomo/gate/score_gate.hpp>
 #include <kokomo/transform/freeze_by_score.hpp>
+#include <kokomo/transform/hidden_columns.hpp>
 #include <kokomo/transform/reinforce.hpp>
 #include <kokomo/transform/spectral.hpp>
 
@@ -69,5 +70,24 @@ TEST_CASE("freeze_by_score") {
   policy.decide(exec, usage);
   exec.fence();
   REQUIRE(to_host(usage.frozen) == std::vector<kokomo::index_t>{0, 1}); // scores 1 - 0 and 0 - 1
+  // [/snippet]
+}
+
+TEST_CASE("hidden_columns") {
+  // [snippet:hidden_columns]
+  Exec const exec;
+  kokomo::SwiGluExperts const dense{.intermediate = 8}, part{.intermediate = 2};
+  using Parameters = kokomo::SwiGluExperts::Parameters<float, Exec>;
+  kokomo::Sizes sizes{.hidden = 4};
+  kokomo::Allocator<Exec> const allocate(exec);
+  sizes.weighted = 1;
+  Parameters const network(allocate, dense, sizes); // a trained one, in practice
+  sizes.weighted = 4;
+  Parameters const experts(allocate, part, sizes);
+  Kokkos::deep_copy(network.down, 0.5f);
+  auto const columns = kokomo::equal_parts(8, 4);
+  for (kokomo::index_t e = 0; e < 4; ++e)
+    kokomo::copy_columns<float>(exec, dense, network, part, experts, e, columns[std::size_t(e)]);
+  REQUIRE(to_host(experts.down) == std::vector<float>(4 * 4 * 2, 0.5f));
   // [/snippet]
 }

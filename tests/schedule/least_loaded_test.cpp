@@ -15,14 +15,14 @@ using namespace kokomo;
 using namespace kokomo::test;
 
 using Loads = std::vector<offset_t>;
-using Pieces = std::vector<PlacedRows>;
+using Pieces = std::vector<DeviceRows>;
 
 offset_t sum(Loads const& loads) {
   return std::accumulate(loads.begin(), loads.end(), offset_t(0));
 }
 
 /// Every expert stays on its device.
-bool stays(Placement const& placement, Loads const& loads, index_t devices) {
+bool stays(DevicePlan const& placement, Loads const& loads, index_t devices) {
   auto const each = index_t(loads.size()) / devices;
   for (std::size_t e = 0; e < loads.size(); ++e)
     if (placement.rows_of[e] != (loads[e] == 0 ? Pieces{} : Pieces{{index_t(e) / each, 0, loads[e]}})) return false;

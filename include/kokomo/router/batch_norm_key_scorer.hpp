@@ -57,6 +57,7 @@ template <class C, class Exec> struct ScaleQueriesBackward {
 struct BatchNormKeyScorer {
   using Logits = logits::key_pairs;
   static constexpr bool causal = false;
+  bool causal_in(Mode mode) const { return mode == Mode::inference; }
 
   KeyScorer keys{};
   float epsilon = 1e-5f; ///< > 0

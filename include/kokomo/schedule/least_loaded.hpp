@@ -13,16 +13,16 @@
 namespace kokomo::inline v0 {
 
 /// Rows [begin, end) of an expert's, in the order in which all devices together hold them, and who computes them.
-struct PlacedRows {
+struct DeviceRows {
   index_t device = 0;
   offset_t begin = 0, end = 0;
 
-  bool operator==(PlacedRows const&) const = default;
+  bool operator==(DeviceRows const&) const = default;
 };
 
 /// Who computes which rows of which expert.
-struct Placement {
-  std::vector<std::vector<PlacedRows>> rows_of; ///< [experts], each cut into [0, load) without gaps
+struct DevicePlan {
+  std::vector<std::vector<DeviceRows>> rows_of; ///< [experts], each cut into [0, load) without gaps
   std::vector<offset_t> load;                   ///< [devices] rows
   offset_t transfers = 0;                       ///< experts that visit a device other than their own, counted a device
 
@@ -45,7 +45,7 @@ enum class LeastLoadedForm {
 /// device counts with what it was given and what its own experts still wait for. A plan is a function of the loads alone, so
 /// that all devices agree on it, and it changes where a row is computed, never its value.
 ///
-///     auto const placement = kokomo::LeastLoaded{.devices = 8}.plan(rows_of_each_expert);
+///     auto const plan = kokomo::LeastLoaded{.devices = 8}.plan(rows_of_each_expert);
 ///
 /// Source: LLEP (arXiv 2601.17111) and SalesforceAIResearch/LeastLoadedEP (docs/policies/schedule/least_loaded.md).
 struct LeastLoaded {
@@ -58,13 +58,13 @@ struct LeastLoaded {
   /// Ties go to the smaller expert and the smaller device. Host arithmetic, O(experts log experts + pieces * devices).
   /// \param[in] loads [experts] rows of each expert, over all devices
   /// \throws kokomo::Error 103 unless devices divide the experts, 106 for settings or loads out of range
-  Placement plan(std::span<offset_t const> loads) const {
+  DevicePlan plan(std::span<offset_t const> loads) const {
     check(loads);
-    Placement placement;
-    placement.rows_of.resize(loads.size());
-    placement.load.assign(std::size_t(devices), 0);
+    DevicePlan planned;
+    planned.rows_of.resize(loads.size());
+    planned.load.assign(std::size_t(devices), 0);
     auto const total = std::accumulate(loads.begin(), loads.end(), offset_t(0));
-    if (total == 0) return placement;
+    if (total == 0) return planned;
     std::vector<offset_t> pending(std::size_t(devices), 0); // of a device's own experts
     for (std::size_t e = 0; e < loads.size(); ++e) pending[own(e, loads)] += loads[e];
     bool const stays = imbalance(loads, pending) < guard;
@@ -77,9 +77,9 @@ struct LeastLoaded {
       if (loads[e] == 0) continue;
       auto const home = own(e, loads);
       pending[home] -= loads[e];
-      place(placement, pending, e, home, loads[e], most);
+      place(planned, pending, e, home, loads[e], most);
     }
-    return placement;
+    return planned;
   }
 
 private:
@@ -109,19 +109,19 @@ private:
   }
 
   /// Gives the rows of one expert away.
-  void place(Placement& placement, std::vector<offset_t> const& pending, std::size_t expert, std::size_t home,
+  void place(DevicePlan& planned, std::vector<offset_t> const& pending, std::size_t expert, std::size_t home,
              offset_t rows, offset_t most) const {
-    auto& pieces = placement.rows_of[expert];
+    auto& pieces = planned.rows_of[expert];
     offset_t begin = 0;
     auto const give = [&](std::size_t device, offset_t n) {
       bool const first = std::none_of(pieces.begin(), pieces.end(),
                                       [&](auto const& piece) { return piece.device == index_t(device); });
-      placement.transfers += device != home && first ? 1 : 0;
-      placement.load[device] += n;
+      planned.transfers += device != home && first ? 1 : 0;
+      planned.load[device] += n;
       pieces.push_back({index_t(device), begin, begin + n});
       begin += n;
     };
-    auto const counted = [&](std::size_t device) { return placement.load[device] + pending[device]; };
+    auto const counted = [&](std::size_t device) { return planned.load[device] + pending[device]; };
 
     offset_t const room = devices == 1 ? rows : most - counted(home);
     if (room > 0) give(home, std::min(room, rows));
