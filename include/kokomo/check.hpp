@@ -4,6 +4,7 @@
 
 #include <kokomo/balancer/no_balancer.hpp>
 #include <kokomo/concepts.hpp>
+#include <kokomo/detail/row_reduction.hpp>
 #include <kokomo/expert_rows.hpp>
 #include <kokomo/experts/with_shared.hpp>
 #include <kokomo/score.hpp>
@@ -290,6 +291,20 @@ template <class Layer> consteval void check_composition() {
                 "kokomo::Layer, slot combine: the policy lacks template <class T, class Exec> void finish(Exec, "
                 "Parameters, compute_t<T> const* routed, compute_t<T> const* shared, Matrix<T, Exec> y, Saved) const "
                 "(docs/guide/add_a_policy.md)");
+  static_assert(bool(ReducePolicy<typename Layer::Combine, T, Exec> || !Layer::reduces_rows),
+                "kokomo::Layer, slot combine: the policy saves `rows` and lacks template <class T, class Exec> void "
+                "reduce(Exec, Parameters, Assignment<T, Exec>, Matrix<compute_t<T>, Exec> routed, Saved, Scratch, "
+                "WorkerScratch) const (docs/guide/add_a_policy.md)");
+  static_assert(!Layer::reduces_rows || (!Layer::by_token && !Layer::weighs_input && !Layer::has_placement &&
+                                         !bool(MapsBack<typename Layer::Space, T, Exec>)),
+                "kokomo::Layer: a combine that makes one row of a token's rows itself (PrimaryCrossAttention) needs "
+                "rows of the layer's width and of the chosen experts, without weights: no SingleNeuronExperts, "
+                "OnInput, Latent or ExpertMap");
+  static_assert(!Layer::has_placement || !HasParts<Routed>::value,
+                "kokomo::Layer: experts of several kinds (MixedExperts) cannot share places (ExpertMap)");
+  static_assert(!Layer::has_complement || !Layer::has_shared,
+                "kokomo::Layer: what a scorer adds to the experts (Complemented) takes the place of shared experts, so "
+                "there cannot be both");
   static_assert(Layer::weighs_shared == is_joint_share<typename Layer::Experts>(),
                 "kokomo::Layer: a gate that weighs shared experts (JointSigmoidGate) and WithShared<..., JointShare> "
                 "need each other");
@@ -352,6 +367,12 @@ template <class Layer> consteval void check_backward() {
                 "kokomo::Layer::backward, slot adjust: the policy has Parameters and lacks template <class T, class "
                 "Exec> void adjust_backward(Exec, Parameters, Routing<T, Exec>, State, Inputs, Saved, "
                 "Matrix<compute_t<T>, Exec> d_logits, Parameters grads, Write) const (docs/guide/add_a_policy.md)");
+  static_assert(
+      bool(ReduceGradient<typename Layer::Combine, T, Exec> || !Layer::reduces_rows),
+      "kokomo::Layer::backward, slot combine: the policy lacks a BackwardScratch with `d_rows`, or template "
+      "<class T, class Exec> void reduce_backward(Exec, Parameters, Assignment<T, Exec>, Matrix<compute_t<T>, "
+      "Exec> d_routed, Vector<compute_t<T>, Exec> d_weight, Parameters grads, Write, Saved, "
+      "BackwardScratch, WorkerScratch) const (docs/guide/add_a_policy.md)");
   static_assert(bool(CombineGradient<typename Layer::Combine, T, Exec>),
                 "kokomo::Layer::backward, slot combine: the policy lacks template <class T, class Exec> void "
                 "finish_backward(Exec, Parameters, Matrix<T const, Exec> dy, compute_t<T>* d_routed, compute_t<T>* "

@@ -212,6 +212,14 @@ concept MapsBack = requires(saved_t<Space, T, Exec> const& saved) {
   saved.combined;
 };
 
+/// A scorer that adds something of its own to what the experts return: what its Saved holds as `complement`.
+template <class Scorer, class T, class Exec>
+concept Complements = requires(saved_t<Scorer, T, Exec> const& saved,
+                               backward_scratch_t<Scorer, T, Exec> const& scratch) {
+  saved.complement;
+  scratch.d_complement;
+};
+
 template <class Policy, class T, class Exec>
 concept ChecksInputs = requires(Policy const& p, inputs_t<Policy, T, Exec> const& inputs, Sizes const& sizes) {
   p.template check_inputs<T, Exec>(inputs, sizes);

@@ -61,6 +61,19 @@ concept CombinesRows = requires(Experts const& p, Exec const& exec, parameters_t
   p.template forward_combined<T>(exec, parameters, in, out, width, saved, scratch);
 };
 
+/// Whether experts are, or stand around, experts of several kinds.
+template <class Experts> struct HasParts : std::false_type {};
+template <class Experts>
+requires requires {
+  Experts::first_part;
+}
+struct HasParts<Experts> : std::true_type {};
+template <class Experts>
+requires requires {
+  typename Experts::Inner;
+}
+struct HasParts<Experts> : HasParts<typename Experts::Inner> {};
+
 /// Experts that say which kernels they run.
 template <class Experts, class T, class Exec>
 concept DescribesKernels = requires(Experts const& p) {

@@ -71,12 +71,15 @@ public:
   static constexpr bool has_shared = !std::is_same_v<Routed, Experts>;
   static constexpr bool has_adjust = !std::is_same_v<Adjust, NoAdjustment>;
   static constexpr bool has_capacity = !std::is_same_v<Capacity, NoCapacity>;
+  static constexpr bool has_complement = detail::Complements<Scorer, T, Exec>;
   static constexpr bool has_space = !std::is_same_v<Space, SameSpace>;
   static constexpr bool has_placement = !std::is_same_v<Placement, OneToOne>;
   static constexpr bool by_token = detail::ComputesByToken<Routed, T, Exec>;
   static constexpr bool sums_by_choice = requires { requires Placement::sums_by_choice; };
-  static constexpr bool combines_rows = detail::CombinesRows<Routed, T, Exec> && !sums_by_choice;
-  static constexpr bool combines_gradients = detail::CombinesRowGradients<Routed, T, Exec> && !sums_by_choice;
+  static constexpr bool reduces_rows = detail::ReducesRows<Combine, T, Exec>;
+  static constexpr bool combines_rows = detail::CombinesRows<Routed, T, Exec> && !sums_by_choice && !reduces_rows;
+  static constexpr bool combines_gradients =
+      detail::CombinesRowGradients<Routed, T, Exec> && !sums_by_choice && !reduces_rows;
   static constexpr bool weighs_input = detail::weighs_input<Gate>();
   static constexpr bool weighs_shared = requires { Gate::weighs_shared; };
   /// No token's output depends on later tokens of the batch, whatever the settings. Policies that break this say

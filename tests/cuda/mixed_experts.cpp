@@ -2,15 +2,24 @@
 #include "run.hpp"
 
 #include <kokomo/models/duo_llm.hpp>
+#include <kokomo/models/mixture_of_thoughts.hpp>
 
 namespace {
 
 template <class Exec> using DuoLlm = kokomo::models::DuoLlm<float, Exec>;
+template <class Exec> using MixtureOfThoughts = kokomo::models::MixtureOfThoughts<float, Exec>;
 
 } // namespace
 
 int mixed_experts() {
   kokomo::Shape const shape{.tokens = 37, .hidden = 24, .experts = 2};
-  return !Run<DuoLlm>::agrees(
+  int failed = !Run<DuoLlm>::agrees(
       "DuoLlm", [](auto& p) { kokomo::models::configure_duo_llm(p, 32, 8, true); }, shape);
+  failed += !Run<MixtureOfThoughts>::agrees("MixtureOfThoughts", [](auto& p) {
+    p.router.scorer = {.tokens_per_sequence = 10, .inner = {.hidden = 16, .biases = true}};
+    p.router.selector.k = 3;
+    p.experts.intermediate = 16;
+    p.combine = {.width = 8, .heads = 2, .weighted = true};
+  });
+  return failed;
 }

@@ -48,9 +48,10 @@ void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, Stat
   auto const routing = this->routing(state, inputs, saved, sizes, tape.mode(), tape.step());
 
   // y -> routed and shared part
-  m_policies.combine.template finish_backward<T>(exec, parameters.combine, dy, scratch.d_routed.data(),
-                                                 has_shared ? scratch.d_shared.data() : nullptr, grads.combine, write,
-                                                 saved.combine, scratch.combine);
+  Compute* d_shared = has_shared ? scratch.d_shared.data() : nullptr;
+  if constexpr (has_complement) d_shared = scratch.scorer.d_complement.data();
+  m_policies.combine.template finish_backward<T>(exec, parameters.combine, dy, scratch.d_routed.data(), d_shared,
+                                                 grads.combine, write, saved.combine, scratch.combine);
   auto d_combined = scratch.d_routed;
   if constexpr (detail::MapsBack<Space, T, Exec>) {
     m_policies.space.template leave_backward<T>(exec, parameters.space, scratch.d_routed, scratch.d_combined,
@@ -85,6 +86,15 @@ void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, Stat
         weighs_input ? scratch.d_weight_rows.data() : nullptr};
     routed().template backward_combined<T>(exec, parameters.experts, rows, d, grads.experts, write, saved.experts,
                                            scratch.experts);
+  } else if constexpr (reduces_rows) {
+    m_policies.combine.template reduce_backward<T>(exec, parameters.combine, a, d_combined, scratch.d_weight_rows,
+                                                   grads.combine, write, saved.combine, scratch.combine,
+                                                   scratch.workers);
+    ExpertRowGradients<T, Exec> const d{
+        {scratch.combine.d_rows.data(), width}, nullptr, scratch.dx_rows, nullptr, d_activations};
+    routed().template backward<T>(exec, parameters.experts, rows, d, grads.experts, write, saved.experts,
+                                  scratch.experts);
+    detail::gather_sum(exec, "kokomo::Layer::dx", a, scratch.dx_rows.data(), d_entered.data(), width, false);
   } else {
     ExpertRowGradients<T, Exec> const d{d_out, weight, scratch.dx_rows, d_weight, d_activations};
     routed().template backward<T>(exec, parameters.experts, rows, d, grads.experts, write, saved.experts,

@@ -201,6 +201,10 @@ void KOKOMO_LAYER::run_experts(Exec const& exec, Parameters const& parameters, S
                                                weighs_input ? nullptr : a.weight_of_row.data()};
     routed().template forward_combined<T>(exec, parameters.experts, rows, target, width, saved.experts,
                                           scratch.experts);
+  } else if constexpr (reduces_rows) {
+    routed().template forward<T>(exec, parameters.experts, rows, saved.combine.rows, saved.experts, scratch.experts);
+    m_policies.combine.template reduce<T>(exec, parameters.combine, a, scratch.routed, saved.combine, scratch.combine,
+                                          scratch.workers);
   } else {
     routed().template forward<T>(exec, parameters.experts, rows, scratch.rows, saved.experts, scratch.experts);
     detail::gather_sum(exec, "kokomo::Layer::combine", a, scratch.rows.data(), combined, width, !weighs_input);
@@ -216,6 +220,7 @@ void KOKOMO_LAYER::run_experts(Exec const& exec, Parameters const& parameters, S
                                                   scratch.shared, scratch.workers);
     shared = scratch.shared_out.data();
   }
+  if constexpr (has_complement) shared = saved.scorer.complement.data();
   m_policies.combine.template finish<T>(exec, parameters.combine, scratch.routed.data(), shared,
                                         y.checked("y", {sizes.tokens, sizes.hidden}), saved.combine);
 }

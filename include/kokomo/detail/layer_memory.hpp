@@ -90,11 +90,13 @@ struct KOKOMO_LAYER::ForwardScratch {
   scratch_t<Placement, T, Exec> placement;
   scratch_t<Routed, T, Exec> experts;
   std::conditional_t<has_shared, scratch_t<Experts, T, Exec>, Nothing> shared;
+  scratch_t<Combine, T, Exec> combine;
 
   ForwardScratch(detail::Arena& arena, Layer const& layer, Sizes const& sizes, int worker_count)
       : workers(detail::worker_scratch(arena, detail::product_scratch_bytes<Compute, Exec>(), worker_count)),
-        grouping(arena, sizes), rows(arena.matrix<Compute, Exec>(combines_rows || by_token ? 0 : sizes.entries,
-                                                                 layer.expert_sizes(sizes).hidden)),
+        grouping(arena, sizes),
+        rows(arena.matrix<Compute, Exec>(combines_rows || by_token || reduces_rows ? 0 : sizes.entries,
+                                         layer.expert_sizes(sizes).hidden)),
         routed(arena.matrix<Compute, Exec>(sizes.tokens, sizes.hidden)),
         shared_out(arena.matrix<Compute, Exec>(has_shared ? sizes.tokens : 0, sizes.hidden)),
         scorer(detail::make<decltype(scorer)>(arena, layer.m_policies.router.scorer, sizes)),
@@ -102,7 +104,8 @@ struct KOKOMO_LAYER::ForwardScratch {
         capacity(detail::make<decltype(capacity)>(arena, layer.m_policies.capacity, sizes)),
         placement(detail::make<decltype(placement)>(arena, layer.m_policies.placement, sizes)),
         experts(detail::make<decltype(experts)>(arena, layer.routed(), layer.expert_sizes(sizes))),
-        shared(detail::make<decltype(shared)>(arena, layer.m_policies.experts, sizes)) {}
+        shared(detail::make<decltype(shared)>(arena, layer.m_policies.experts, sizes)),
+        combine(detail::make<decltype(combine)>(arena, layer.m_policies.combine, sizes)) {}
 };
 
 KOKOMO_LAYER_TEMPLATE

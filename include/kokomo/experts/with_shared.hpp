@@ -155,7 +155,7 @@ struct WithShared {
 
     Parameters() = default;
     Parameters(Allocator<Exec> const& allocate, WithShared const& policy, Sizes const& sizes)
-        : experts(allocate, policy.shared, shared_sizes(sizes, policy.count)),
+        : experts(detail::make<decltype(experts)>(allocate, policy.shared, shared_sizes(sizes, policy.count))),
           share(detail::make<parameters_t<Share, T, Exec>>(allocate, Share{}, sizes)) {}
     template <class F> void for_each(F&& f, std::string_view prefix) const {
       experts.for_each(f, prefix);
