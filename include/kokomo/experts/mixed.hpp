@@ -38,7 +38,7 @@ template <std::size_t N> constexpr std::array<index_t, N> one_each() {
 template <class... PartPolicies> struct MixedExperts {
   static constexpr std::size_t size = sizeof...(PartPolicies), first_part = 0;
   static_assert(size >= 1 && size <= std::size(detail::part_names), "kokomo::MixedExperts: 1 to 8 kinds of experts");
-  static_assert(!(requires { PartPolicies::first_part; } || ...),
+  static_assert(!(detail::HasParts<PartPolicies>::value || ...),
                 "kokomo::MixedExperts: parts of a part stand beside the other parts, where their parameters have names "
                 "of their own");
   static_assert(
