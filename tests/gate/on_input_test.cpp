@@ -41,6 +41,28 @@ TEST_CASE("on the input is not on the output: the nonlinearity sees the weight")
   REQUIRE(relative_error(flat(on_input.result().y), flat(on_output.result().y)) > 0.05);
 }
 
+TEST_CASE("running every expert, on zeros where it was not chosen, is the same only for experts without biases") {
+  using Double = Subject<OnInput<SigmoidGate>, double>;
+  for (bool const bias : {false, true}) {
+    auto policies = settings<Double>(1);
+    policies.experts.routed.bias = bias;
+    policies.capacity.places = 8;
+    Fixture<Double> fixture({.tokens = 8, .hidden = 4, .experts = 3}, policies);
+    fixture.forward();
+    auto const described = describe(fixture.layer);
+    auto const in = fixture.reference_inputs();
+    reference::Layer const reference(described, in);
+    auto dense = fixture.result().y;
+    for (std::size_t t = 0; t < 8; ++t)
+      for (int e = 0; e < 3; ++e) {
+        if (e == fixture.result().choice[t][0]) continue;
+        auto const of_zero = reference.expert(e, reference::Row(4, 0.0));
+        for (std::size_t h = 0; h < 4; ++h) dense[t][h] += of_zero[h];
+      }
+    REQUIRE((dense == fixture.result().y) == !bias);
+  }
+}
+
 TEST_CASE("a gate on the input: gradients equal central differences") {
   using Double = Subject<OnInput<SigmoidGate>, double>;
   Fixture<Double> fixture({.tokens = 7, .hidden = 3, .experts = 3}, settings<Double>(2));

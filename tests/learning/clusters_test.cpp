@@ -19,8 +19,9 @@
 /// 8 experts, 2000 steps of plain gradient descent. Expert e scales its input by a vector, the target of cluster c is
 /// its input times another: eight experts suffice, fewer do not.
 ///
-/// One seed runs. The bounds stand for what others gave too: seeds 1 to 4 for top-1, 1 and 2 for top-p, 1 to 5 for ReLU
-/// routing.
+/// One seed runs. The bounds stand for what others gave too: seeds 1 to 4 for top-1 and top-2, 1 and 2 for top-p, 1 to 5 for
+/// ReLU routing. A Switch coefficient of 1e-2 and a bias rate of 1e-3, as published, are too small here for top-1 (MaxVio 1.15
+/// and 0.93): gradients of this task are large beside them. Which of loss and bias learns the task better depends on the seed.
 namespace {
 
 using namespace kokomo;
@@ -141,12 +142,15 @@ template <class Layer> Outcome learn(typename Layer::Policies const& policies, R
 /// MaxVio of ideal routing of random tokens to one expert each: the largest of 8 normals is 1.42 deviations off.
 double const least_max_violation = 1.42 * std::sqrt((1 - 1.0 / clusters) * clusters / tokens);
 
-TEST_CASE("clusters: without balancing experts die, a loss and a bias keep the load even and learn the task") {
-  using Subject = Layer<Router<LinearScorer, TopK<1>>, SoftmaxGate, Balancers<SelectionBias, LoadBalancingLoss>,
+Outcome learn_top_k(int k, float rate, float coefficient) {
+  using Subject = Layer<Router<LinearScorer, TopK<>>, SoftmaxGate, Balancers<SelectionBias, LoadBalancingLoss>,
                         ScaleExperts, float, Exec>;
-  auto const with = [](float rate, float coefficient) {
-    return learn<Subject>({.balancer = {{{.rate = rate}, {.coefficient = coefficient, .top_k = 1}}}});
-  };
+  return learn<Subject>(
+      {.router = {.selector = {.k = k}}, .balancer = {{{.rate = rate}, {.coefficient = coefficient, .top_k = k}}}});
+}
+
+TEST_CASE("clusters: without balancing experts die, a loss and a bias keep the load even and learn the task") {
+  auto const with = [](float rate, float coefficient) { return learn_top_k(1, rate, coefficient); };
   auto const none = with(0, 0), loss = with(0, 0.1f), bias = with(0.01f, 0);
   {
     SHOWN(none);
@@ -158,6 +162,19 @@ TEST_CASE("clusters: without balancing experts die, a loss and a bias keep the l
     CHECK(balanced.max_violation < 1.3 * least_max_violation); // 0.235; seeds gave at most 0.27
     CHECK(balanced.dead == 0);
     CHECK(balanced.loss < none.loss / 10);
+  }
+}
+
+TEST_CASE("clusters: two experts a token, of which the second is hardly needed, are balanced in part") {
+  auto const none = learn_top_k(2, 0, 0), loss = learn_top_k(2, 0, 0.1f), bias = learn_top_k(2, 1e-3f, 0);
+  {
+    SHOWN(none);
+    CHECK(none.max_violation > 0.8);
+  }
+  for (auto const& balanced : {loss, bias}) {
+    SHOWN(balanced);
+    CHECK(balanced.max_violation < 0.75 * none.max_violation); // seeds gave at most 0.68
+    CHECK(balanced.dead == 0);
   }
 }
 
