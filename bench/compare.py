@@ -181,11 +181,12 @@ class Comparison:
             for step in steps:
                 if step == "train" and T < TRAINING_FROM or not systems and (T, step, load) in self.alone:
                     continue
-                answers = {name: [] for name in ["kokomo", *systems]}
+                ours_too = ["kokomo", *(["kokomo-packed"] if step == "forward" else [])]
+                answers = {name: [] for name in [*ours_too, *systems]}
                 for _ in range(self.a.rounds):
                     for name in answers:
                         self.hold.take()
-                        source = ours if name == "kokomo" else program
+                        source = ours if name in ours_too else program
                         answer = source.ask(f"{T} {load} {step} {self.a.seconds / self.a.rounds} {name}")
                         if "error" in answer:
                             say(f"{shape} {dtype} {T} {name}: {answer['error']}")
@@ -194,16 +195,18 @@ class Comparison:
                 self.record(answers, shape, dtype, T, step, load)
 
     def record(self, answers, shape, dtype, T, step, load):
-        mine = self.alone.setdefault((T, step, load), [])
-        mine += answers["kokomo"]
-        suffix = "+backward" if step == "train" else ""
-        row = {key: value for key, value in mine[-1].items() if key != "times"}
-        row.update(of_turns(mine))
-        row["gflops"], row["gbs"] = row["flops"] / row["ms"] / 1e6, row["gbs"] * mine[-1]["ms"] / row["ms"]
-        new = [row]
-        base = of_turns(answers["kokomo"])["ms"]
+        suffix, new = "+backward" if step == "train" else "", []
+        for name in ("kokomo", "kokomo-packed"):
+            if not answers.get(name):
+                continue
+            mine = self.alone.setdefault((T, step, load), {}).setdefault(name, [])
+            mine += answers[name]
+            row = {**{key: value for key, value in mine[-1].items() if key != "times"}, **of_turns(mine)}
+            row["gflops"], row["gbs"] = row["flops"] / row["ms"] / 1e6, row["gbs"] * mine[-1]["ms"] / row["ms"]
+            new.append(row)
+        base = min(of_turns(answers[name])["ms"] for name in answers if name.startswith("kokomo") and answers[name])
         for name in answers:
-            if name == "kokomo" or not answers[name]:
+            if name.startswith("kokomo") or not answers[name]:
                 continue
             numbers = of_turns(answers[name])
             new.append({"shape": shape, "T": T, "dtype": dtype, "peer": name + suffix, "load": load, **numbers,

@@ -29,6 +29,7 @@ host execution space, and measures what this machine can do at most. One shape i
   --dtypes LIST     of float32,bfloat16 (both are the default): storage type of weights and activations
   --loads LIST      of random (default), balanced, hot (half of all tokens have one expert in common), zipf
   --train           also forward and backward
+  --packed          also forward with weights packed beforehand, and the time that packing takes
   --phases          also the time of each kernel
   --budget SECONDS  for each row (default 2)
   --stream-mib N    size of the array that bandwidth is measured on (default 1024)
@@ -36,7 +37,7 @@ host execution space, and measures what this machine can do at most. One shape i
   --json FILE       write all of it as JSON
   --list            print the shapes: name, hidden, intermediate, experts, experts a token
   --serve           with one shape and one dtype: read rows to measure from standard input, each a line
-                    TOKENS LOAD forward|train SECONDS, and answer each with one line of JSON
+                    TOKENS LOAD forward|train SECONDS [kokomo|kokomo-packed], and answer each with a line of JSON
   --help            this text
 
 A list has commas between its items; "all" stands for all that there are. Exit status: 0; 2 for bad arguments.
@@ -47,7 +48,7 @@ std::unique_ptr<Runner> make_runner(Dimensions const& shape, std::string const& 
 }
 
 std::string peer_name(Request const& request) {
-  return request.train ? "kokomo+backward" : "kokomo";
+  return request.train ? "kokomo+backward" : request.packed ? "kokomo-packed" : "kokomo";
 }
 
 /// The nearer of the two bounds, in milliseconds.
@@ -70,6 +71,7 @@ Json row(Dimensions const& shape, std::string const& dtype, Request const& reque
   json.add("gflops", m.flops / ms / 1e6).add("gbs", m.read_bytes / ms / 1e6);
   json.add("flops", m.flops).add("bytes", m.bytes).add("active_experts", m.active).add("most_rows", m.most_rows);
   json.add("err", m.error);
+  if (request.packed) json.add("pack_ms", m.pack_ms);
   json.add("workspace_bytes", double(m.workspace_bytes)).add("tape_bytes", double(m.tape_bytes));
   if (limits) {
     Bound const bound(m, *limits, dtype);
@@ -88,9 +90,11 @@ void print(Dimensions const& shape, std::string const& dtype, Request const& req
   double const ms = m.timing.median();
   std::printf("%-15s %5ld %-8s %-8s %-8s %10.3f ms [%.3f, %.3f]%8.1f GFLOP/s%7.2f GB/s%7.1f MiB  err %.0e",
               shape.name.c_str(), request.tokens, dtype.c_str(), request.load.c_str(),
-              request.train ? "training" : "forward", ms, m.timing.quantile(0.1), m.timing.quantile(0.9),
-              m.flops / ms / 1e6, m.read_bytes / ms / 1e6, double(m.workspace_bytes + m.tape_bytes) / (1 << 20),
-              m.error);
+              request.train    ? "training"
+              : request.packed ? "packed"
+                               : "forward",
+              ms, m.timing.quantile(0.1), m.timing.quantile(0.9), m.flops / ms / 1e6, m.read_bytes / ms / 1e6,
+              double(m.workspace_bytes + m.tape_bytes) / (1 << 20), m.error);
   if (limits) {
     Bound const bound(m, *limits, dtype);
     std::printf("  %.0f %% of %s", 100 * bound.ms() / ms, bound.name());
@@ -110,12 +114,14 @@ int serve(Dimensions const& shape, std::string const& dtype) {
   std::cout << Json().add("ready", "kokomo").add("kernel", runner->kernel()).text() << std::endl;
   for (std::string line; std::getline(std::cin, line);) {
     std::istringstream words(line);
-    std::string tokens, load, pass;
+    std::string tokens, load, pass, system = "kokomo";
     Request request;
     words >> tokens >> load >> pass >> request.seconds;
     auto const& loads = load_names();
     if (!words || std::find(loads.begin(), loads.end(), load) == loads.end() || (pass != "forward" && pass != "train"))
       throw UsageError("'" + line + "' on standard input, expected TOKENS LOAD forward|train SECONDS");
+    words >> system;
+    request.packed = system == "kokomo-packed";
     request.tokens = whole_number("TOKENS", tokens, 1, 1 << 20);
     request.load = load;
     request.train = pass == "train";
@@ -157,9 +163,9 @@ int run(Arguments const& arguments) {
       auto const runner = make_runner(shape(name), dtype);
       for (long const T : tokens)
         for (auto const& load : loads)
-          for (bool const train : {false, true}) {
-            if (train && !arguments.has("--train")) continue;
-            Request const request{T, load, train, seconds, 3, arguments.has("--phases")};
+          for (std::string const pass : {"forward", "packed", "train"}) {
+            if (pass != "forward" && !arguments.has("--" + pass)) continue;
+            Request const request{T, load, pass == "train", seconds, 3, pass == "packed", arguments.has("--phases")};
             Measurement const m = runner->measure(request);
             print(shape(name), dtype, request, m, limits);
             rows.push_back(row(shape(name), dtype, request, m, limits).add("kernel", runner->kernel()));
@@ -179,7 +185,7 @@ int main(int argc, char** argv) {
   try {
     Arguments const arguments(argc, argv,
                               {"--shapes", "--tokens", "--dtypes", "--loads", "--budget", "--stream-mib", "--json"},
-                              {"--train", "--phases", "--no-limits", "--list", "--serve", "--help"});
+                              {"--train", "--packed", "--phases", "--no-limits", "--list", "--serve", "--help"});
     if (arguments.has("--help")) return std::fputs(help_text, stdout), 0;
     if (arguments.has("--list")) {
       for (auto const& s : shapes())

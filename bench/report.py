@@ -49,7 +49,7 @@ class Report:
             parts.append(self.comparison(f"Forward, {dtype}", dtype, ""))
         for dtype in ("float32", "bfloat16"):
             parts.append(self.comparison(f"Forward and backward, {dtype}", dtype, BACKWARD))
-        parts += [self.loads(), self.routing(), self.product()]
+        parts += [self.packing(), self.loads(), self.routing(), self.product()]
         return "".join(parts)
 
     def machine(self):
@@ -68,24 +68,35 @@ class Report:
                           if r["peer"].endswith(BACKWARD) == bool(suffix) and "ratio" in r
                           and all(r[k] == row[k] for k in ("shape", "T", "dtype", "load"))}
         peers = [name for name in TITLES if any(name in of(row) for row in ours)]
+        with_packed = not suffix and any(r["peer"] == "kokomo-packed" for r in self.rows)
         lines = []
         for row in ours:
             others = of(row)
-            compute, memory = shares(row, self.results["limits"])
+            packed = next((r for r in self.rows if r["peer"] == "kokomo-packed" and not suffix and all(
+                r[k] == row[k] for k in ("shape", "T", "dtype", "load"))), None)
+            best_form = min((row, packed or row), key=lambda r: r["ms"])
+            compute, memory = shares(best_form, self.results["limits"])
             bound = f"{100 * compute:.0f} % of multiply-adds" if compute > memory else f"{100 * memory:.0f} % of bandwidth"
             cells = [row["shape"], str(row["T"]),
-                     f"{significant(row['ms'])} ({significant(row['ms_low'])} – {significant(row['ms_high'])})", bound,
+                     f"{significant(row['ms'])} ({significant(row['ms_low'])} – {significant(row['ms_high'])})",
+                     *([significant(packed["ms"]) if packed else ""] if with_packed else []), bound,
                      f"{(row['workspace_bytes'] + row['tape_bytes']) / 2**20:.1f}"]
             if peers:
                 best = min(others.values(), key=lambda r: r["ms"], default=None)
                 cells.append(f"**{best['ratio']:.2f}**" if best else "")
                 cells += [significant(others[p]["ms"]) if p in others else "" for p in peers]
             lines.append(cells)
-        head = ["layer", "tokens", "Kokomo, ms (10 – 90 %)", "share of the bound", "memory, MiB"]
+        head = ["layer", "tokens", "Kokomo, ms (10 – 90 %)", *(["packed, ms"] if with_packed else []), "share of the bound", "memory, MiB"]
         if peers:
             head += ["fastest other / Kokomo"] + [f"{TITLES[p]}, ms" for p in peers]
         content = table(head, lines)
         return f"### {title}\n\n{content}" if content else ""
+
+    def packing(self):
+        once = {(r["shape"], r["dtype"]): r for r in self.rows if "pack_ms" in r}
+        lines = [[shape, dtype, significant(r["pack_ms"])] for (shape, dtype), r in once.items()]
+        content = table(["layer", "type", "ms"], lines)
+        return "### Packing all weights, once\n\n" + content if content else ""
 
     def loads(self):
         named = lambda row, load: next((r for r in self.rows if r["load"] == load and r["peer"] == "kokomo" and all(

@@ -7,11 +7,13 @@
 #include <support/phases.hpp>
 #include <support/random.hpp>
 
+#include <kokomo/experts/packed.hpp>
 #include <kokomo/layer.hpp>
 
 #include <cmath>
 #include <limits>
 #include <optional>
+#include <tuple>
 
 namespace bench {
 
@@ -20,23 +22,45 @@ namespace bench {
 template <class T> class LayerRunner : public Runner {
 public:
   using Exec = Kokkos::DefaultHostExecutionSpace;
-  using Layer = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<>>, kokomo::SoftmaxGate,
-                              kokomo::NoBalancer, kokomo::SwiGluExperts, T, Exec>;
+  template <class Experts>
+  using LayerOf = kokomo::Layer<kokomo::Router<kokomo::LinearScorer, kokomo::TopK<>>, kokomo::SoftmaxGate,
+                                kokomo::NoBalancer, Experts, T, Exec>;
+  using Layer = LayerOf<kokomo::SwiGluExperts>;
+  using PackedLayer = LayerOf<kokomo::Packed<kokomo::SwiGluExperts>>;
 
   explicit LayerRunner(Dimensions const& shape) : m_shape(shape) {
-    auto const layer = make_layer(1);
+    auto const layer = make_layer<Layer>(1);
     m_parameters = layer.make_parameters(m_exec);
-    m_state = layer.make_state(m_exec);
     double const scale = 1 / std::sqrt(double(shape.hidden));
     fill_uniform(m_parameters.router.weight, 1, scale);
     fill_uniform(m_parameters.experts.gate_up, 2, scale);
     fill_uniform(m_parameters.experts.down, 3, 1 / std::sqrt(double(shape.intermediate)));
   }
 
-  std::string kernel() const override { return make_layer(1).describe(); }
+  std::string kernel() const override { return make_layer<Layer>(1).describe(); }
 
   Measurement measure(Request const& request) override {
-    Layer const layer = make_layer(request.tokens);
+    if (!request.packed) return measure(make_layer<Layer>(request.tokens), m_parameters, request);
+    auto const layer = make_layer<PackedLayer>(request.tokens);
+    if (!m_packed) {
+      m_packed = layer.make_parameters(m_exec);
+      m_packed->router = m_parameters.router;
+      auto const timing = time_calls(0, 1, [&] {
+        layer.policies().experts.template pack<T>(m_exec, m_parameters.experts, m_packed->experts);
+        m_exec.fence();
+      });
+      m_pack_ms = timing.median();
+    }
+    Measurement result = measure(layer, *m_packed, request);
+    result.pack_ms = m_pack_ms;
+    return result;
+  }
+
+private:
+  using Matrix = Kokkos::View<T**, Kokkos::LayoutRight, Kokkos::HostSpace>;
+
+  template <class L>
+  Measurement measure(L const& layer, typename L::Parameters const& parameters, Request const& request) {
     kokomo::Plan const plan = layer.plan(m_exec);
     kokomo::Workspace<Exec> const workspace(m_exec, plan);
     kokomo::Tape<Exec> tape(m_exec, plan);
@@ -46,15 +70,16 @@ public:
     Matrix const y = matrix(request.tokens), dy = matrix(request.train ? request.tokens : 0),
                  dx = matrix(request.train ? request.tokens : 0);
     if (request.train) fill_uniform(dy, 5, 1);
-    if (request.train && !m_gradients) m_gradients = layer.make_parameters(m_exec);
+    if (request.train && !m_gradients) m_gradients = make_layer<Layer>(1).make_parameters(m_exec);
 
+    typename L::State const state = layer.make_state(m_exec);
     auto const forward = [&](Matrix const& x) {
-      typename Layer::Inputs inputs;
+      typename L::Inputs inputs;
       inputs.x = x;
       inputs.mode = request.train ? kokomo::Mode::training : kokomo::Mode::inference;
-      layer.forward(m_exec, m_parameters, m_state, inputs, y, workspace, tape);
+      layer.forward(m_exec, parameters, state, inputs, y, workspace, tape);
     };
-    Measurement result = m_examined[{request.tokens, request.load}];
+    Measurement result = m_examined[{request.tokens, request.load, request.packed}];
     if (result.active == 0) {
       for (Matrix const& x : batches) {
         forward(x);
@@ -62,14 +87,15 @@ public:
         count_rows(layer.saved(tape).assignment, 1.0 / count, result);
       }
       result.error = error_of_last_token(layer, tape, batches.back(), y);
-      m_examined[{request.tokens, request.load}] = result;
+      m_examined[{request.tokens, request.load, request.packed}] = result;
     }
 
     std::size_t next = 0;
     auto const call = [&] {
       Matrix const& x = batches[next++ % batches.size()];
       forward(x);
-      if (request.train) layer.backward(m_exec, m_parameters, m_state, x, dy, dx, *m_gradients, workspace, tape);
+      if constexpr (std::is_same_v<L, Layer>) // packed experts only infer
+        if (request.train) layer.backward(m_exec, parameters, state, x, dy, dx, *m_gradients, workspace, tape);
       m_exec.fence();
     };
     result.timing = time_calls(request.seconds, request.least, call);
@@ -91,14 +117,14 @@ public:
     return result;
   }
 
-private:
-  using Matrix = Kokkos::View<T**, Kokkos::LayoutRight, Kokkos::HostSpace>;
-
-  Layer make_layer(long tokens) const {
-    return Layer({.tokens = tokens, .hidden = m_shape.hidden, .experts = m_shape.experts},
-                 {.router = {.selector = {.k = static_cast<int>(m_shape.k)}},
-                  .gate = {.normalize = kokomo::Normalize::sum},
-                  .experts = {.intermediate = m_shape.intermediate}});
+  template <class L> L make_layer(long tokens) const {
+    typename L::Policies policies{.router = {.selector = {.k = static_cast<int>(m_shape.k)}},
+                                  .gate = {.normalize = kokomo::Normalize::sum}};
+    if constexpr (std::is_same_v<L, Layer>)
+      policies.experts.intermediate = m_shape.intermediate;
+    else
+      policies.experts.inner.intermediate = m_shape.intermediate;
+    return L({.tokens = tokens, .hidden = m_shape.hidden, .experts = m_shape.experts}, policies);
   }
   Matrix matrix(long rows) const {
     return Matrix(Kokkos::view_alloc(Kokkos::WithoutInitializing, "bench::rows"), std::size_t(rows),
@@ -138,8 +164,8 @@ private:
 
   /// ||y - reference|| / ||reference|| of the last token, with the experts and weights that the layer chose for it and
   /// plain sums in double. A benchmark of wrong results would be worthless.
-  double error_of_last_token(Layer const& layer, kokomo::Tape<Exec> const& tape, Matrix const& x,
-                             Matrix const& y) const {
+  template <class L>
+  double error_of_last_token(L const& layer, kokomo::Tape<Exec> const& tape, Matrix const& x, Matrix const& y) const {
     auto const a = layer.saved(tape).assignment;
     auto const token = x.extent(0) - 1;
     auto const hidden = std::size_t(m_shape.hidden), width = std::size_t(m_shape.intermediate);
@@ -171,10 +197,11 @@ private:
   Exec m_exec;
   Dimensions m_shape;
   typename Layer::Parameters m_parameters;
-  typename Layer::State m_state;
   std::optional<typename Layer::Parameters> m_gradients;
+  std::optional<typename PackedLayer::Parameters> m_packed;
+  double m_pack_ms = 0;
   /// What is the same every time that the same rows are measured.
-  std::map<std::pair<long, std::string>, Measurement> m_examined;
+  std::map<std::tuple<long, std::string, bool>, Measurement> m_examined;
 };
 
 } // namespace bench

@@ -19,6 +19,7 @@ struct Request {
   bool train = false;          ///< forward and backward
   double seconds = 2;
   int least = 3;       ///< calls
+  bool packed = false; ///< weights packed beforehand; forward only
   bool phases = false; ///< also the time of each kernel
 };
 
@@ -31,6 +32,7 @@ struct Measurement {
   double bytes = 0;      ///< of weights and, in training, gradients that one call cannot avoid to move
   double read_bytes = 0; ///< of the active experts' weights
   double error = 0;      ///< of one token's output, relative, against the same sums in double
+  double pack_ms = 0;    ///< to pack all weights, once
   std::size_t workspace_bytes = 0, tape_bytes = 0; ///< as Layer::plan says
   std::map<std::string, double> phases;            ///< milliseconds a call by kernel, if asked for
 };

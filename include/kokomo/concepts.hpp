@@ -4,6 +4,7 @@
 
 #include <kokomo/assignment.hpp>
 #include <kokomo/detail/arena.hpp>
+#include <kokomo/detail/host/memory.hpp>
 #include <kokomo/routing.hpp>
 
 #include <string>
@@ -21,10 +22,17 @@ public:
   /// `view` becomes a View of these extents, asynchronously on the execution space instance.
   template <class View, class... Extents>
   void operator()(View& view, std::string const& label, Extents... extents) const {
-    if (m_exec != nullptr)
-      view = View(Kokkos::view_alloc(*m_exec, label), static_cast<std::size_t>(extents)...);
-    else
+    if (m_exec == nullptr) {
       view = View(typename View::pointer_type(nullptr), static_cast<std::size_t>(extents)...);
+    } else if constexpr (detail::runs_on_host_v<Exec>) {
+      view =
+          View(Kokkos::view_alloc(*m_exec, Kokkos::WithoutInitializing, label), static_cast<std::size_t>(extents)...);
+      std::size_t const bytes = view.size() * sizeof(typename View::value_type);
+      detail::host::advise_large_pages(view.data(), bytes);
+      detail::host::zero(*m_exec, view.data(), bytes);
+    } else {
+      view = View(Kokkos::view_alloc(*m_exec, label), static_cast<std::size_t>(extents)...);
+    }
   }
 
 private:

@@ -3,6 +3,7 @@
 #define KOKOMO_WORKSPACE_HPP
 
 #include <kokomo/detail/arena.hpp>
+#include <kokomo/detail/host/memory.hpp>
 #include <kokomo/error.hpp>
 #include <kokomo/types.hpp>
 
@@ -32,7 +33,9 @@ template <class Exec> class Block {
 public:
   Block() = default;
   Block(Exec const& exec, char const* label, std::size_t bytes)
-      : m_memory(Kokkos::view_alloc(exec, Kokkos::WithoutInitializing, std::string(label)), bytes) {}
+      : m_memory(Kokkos::view_alloc(exec, Kokkos::WithoutInitializing, std::string(label)), bytes) {
+    if constexpr (runs_on_host_v<Exec>) host::advise_large_pages(m_memory.data(), bytes);
+  }
   Block(char const* name, std::byte* memory, std::size_t bytes) : m_memory(memory, bytes) {
     auto const address = reinterpret_cast<std::uintptr_t>(memory);
     require(address % Arena::alignment == 0, 206, name, " memory is at address ", address, ", expected a multiple of ",

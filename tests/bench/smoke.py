@@ -33,10 +33,10 @@ def output_of(name, *arguments):
 
 
 def layer():
-    out = output_of("layer_bench", "--shapes", "tiny", "--tokens", "1,32", "--loads", "all", "--train", "--phases",
+    out = output_of("layer_bench", "--shapes", "tiny", "--tokens", "1,32", "--loads", "all", "--train", "--packed", "--phases",
                     "--stream-mib", "8")
     expect(out["limits"]["bandwidth_gbs"] > 0 and min(out["limits"]["gflops"].values()) > 0, "limits are positive")
-    expect(len(out["rows"]) == 2 * 2 * 4 * 2, f"{len(out['rows'])} rows, expected 32")
+    expect(len(out["rows"]) == 2 * 2 * 4 * 3, f"{len(out['rows'])} rows, expected 48")
     for row in out["rows"]:
         where = " ".join(str(row[k]) for k in ("shape", "T", "dtype", "load", "peer"))
         expect(row["ms_low"] <= row["ms"] <= row["ms_high"] and row["calls"] >= 2, f"{where}: median outside its spread")
@@ -47,6 +47,7 @@ def layer():
         expect(row["routings"] == (4 if row["T"] == 1 and row["load"] in ("random", "balanced") else 1),
                f"{where}: {row['routings']} routings")
         expect(row["workspace_bytes"] > 0 and row["tape_bytes"] > 0 and row["phases"], f"{where}: no memory or phases")
+        expect(("pack_ms" in row) == (row["peer"] == "kokomo-packed"), f"{where}: time to pack")
         if row["load"] == "balanced" and row["T"] == 32:
             expect(row["most_rows"] <= 10, f"{where}: {row['most_rows']} tokens for one expert, 8 are its share")
         if row["load"] == "hot" and row["T"] == 32:
@@ -99,7 +100,7 @@ def comparison():
                "what stands outside the markers is kept, what stands between them replaced")
         for title in ("### Forward, float32", "### Forward and backward, bfloat16", "### Loads"):
             expect(title in text, f"the page has no {title}")
-        expect(len(json.loads(results.read_text())["rows"]) == 2 * (2 + 1 + 2), "rows of one run replace older ones")
+        expect(len(json.loads(results.read_text())["rows"]) == 2 * (2 * 2 + 1 + 2 * 2), "rows of one run replace older ones")
         drawn = xml.parse(picture).getroot()
         expect(drawn.tag.endswith("svg") and len(drawn.findall(".//{*}circle")) >= 4, "the picture has its points")
 

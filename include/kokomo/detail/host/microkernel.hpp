@@ -35,29 +35,38 @@ enum class InstructionSet { portable, avx2, avx512 };
 
 /// Blocking of the host product. A block of rows of the left operand (block_rows x block_depth) and the accumulators
 /// (block_rows x block_columns) live in the L2 cache, a packed panel of the right operand (block_depth x panel) in L1.
-inline constexpr offset_t block_rows = 120;
+/// Panels that were packed beforehand cost nothing to take again, so there the blocks are lower and deeper: sums then
+/// pass half as often between registers and memory.
+inline constexpr offset_t block_rows = 120, deep_block_rows = 72;
 template <class C> inline constexpr offset_t block_depth = 1024 / sizeof(C);
+template <class C> inline constexpr offset_t deep_block_depth = 2 * block_depth<C>;
 template <class C> inline constexpr offset_t block_columns = 2048 / sizeof(C);
 template <class C> inline constexpr offset_t max_panel_columns = 128 / sizeof(C);
 inline constexpr int max_tile_rows = 12;
 /// Elements from one row of the packed left operand to the next. Not a multiple of a cache line: the rows of a tile are
 /// read at the same step, and loads from one bank of the L1 cache would wait for each other.
-template <class C> inline constexpr offset_t left_pitch = block_depth<C> + 16 / sizeof(C);
+template <class C> inline constexpr offset_t left_pitch = deep_block_depth<C> + 16 / sizeof(C);
 
-/// Cache lines that a tile brings into the L2 cache, evenly over its steps: `count` every `prefetch_steps`, at
-/// base + *line and, unless it is null, at second + *line. Addresses as numbers, for they may lie past the end of an array.
+/// Cache lines that a tile brings into the L2 cache, evenly over its steps: `count` every `prefetch_steps`. Either those
+/// at base + *line and, unless it is null, at second + *line, or, without a list, all from `base` up to `last`.
+/// Addresses as numbers, for they may lie past the end of an array.
 inline constexpr offset_t prefetch_steps = 16;
 struct Prefetch {
-  std::uintptr_t base = 0, second = 0;
+  std::uintptr_t base = 0, second = 0, last = 0;
   offset_t const *line = nullptr, *end = nullptr;
   int count = 0;
 
   void advance() {
+    if (line == nullptr) {
+      for (int i = 0; i < count && base < last; ++i, base += 64) fetch(base);
+      return;
+    }
     for (int i = 0; i < count && line != end; ++i, ++line) {
-      __builtin_prefetch(reinterpret_cast<void const*>(base + std::uintptr_t(*line)), 0, 2);
-      if (second != 0) __builtin_prefetch(reinterpret_cast<void const*>(second + std::uintptr_t(*line)), 0, 2);
+      fetch(base + std::uintptr_t(*line));
+      if (second != 0) fetch(second + std::uintptr_t(*line));
     }
   }
+  static void fetch(std::uintptr_t address) { __builtin_prefetch(reinterpret_cast<void const*>(address), 0, 2); }
 };
 
 /// c(i, j) (=|+=) sum_k a(i, k) * b(k, j) over the rows of one tile and the columns of one panel, or of two that lie
@@ -90,7 +99,8 @@ template <class S> constexpr int panel_place(int j, int columns) {
 }
 
 // One vector type each instruction set. FMA is asked for by name: contraction of a * b + c is the compiler's choice and
-// could differ between tile heights.
+// could differ between tile heights. By the instruction's name, even: from the intrinsic, g++ makes forms that overwrite a
+// factor instead of the sum, and then moves sums between registers and the stack inside of the loop over steps.
 
 template <class C> struct PortableVector {
   static constexpr int width = 16 / sizeof(C);
@@ -150,7 +160,10 @@ template <> struct Avx2Vector<float> {
   KOKOMO_AVX2 static type load(float const* p) { return _mm256_loadu_ps(p); }
   KOKOMO_AVX2 static void store(float* p, type v) { _mm256_storeu_ps(p, v); }
   KOKOMO_AVX2 static type broadcast(float const* p) { return _mm256_broadcast_ss(p); }
-  KOKOMO_AVX2 static type fma(type x, type y, type sum) { return _mm256_fmadd_ps(x, y, sum); }
+  KOKOMO_AVX2 static type fma(type x, type y, type sum) {
+    asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(x), "x"(y));
+    return sum;
+  }
   KOKOMO_AVX2 static void expand(float const* p, type& first, type& second) { first = load(p), second = load(p + 8); }
   KOKOMO_AVX2 static void expand(bfloat16 const* p, type& first, type& second) {
     __m256i const pairs = _mm256_loadu_si256(reinterpret_cast<__m256i const*>(p));
@@ -169,7 +182,10 @@ template <> struct Avx2Vector<double> {
   KOKOMO_AVX2 static type load(double const* p) { return _mm256_loadu_pd(p); }
   KOKOMO_AVX2 static void store(double* p, type v) { _mm256_storeu_pd(p, v); }
   KOKOMO_AVX2 static type broadcast(double const* p) { return _mm256_broadcast_sd(p); }
-  KOKOMO_AVX2 static type fma(type x, type y, type sum) { return _mm256_fmadd_pd(x, y, sum); }
+  KOKOMO_AVX2 static type fma(type x, type y, type sum) {
+    asm("vfmadd231pd %2, %1, %0" : "+x"(sum) : "x"(x), "x"(y));
+    return sum;
+  }
   KOKOMO_AVX2 static void expand(double const* p, type& first, type& second) { first = load(p), second = load(p + 4); }
 };
 
@@ -181,7 +197,10 @@ template <> struct Avx512Vector<float> { // g++ 12 warns inside of the forms wit
   KOKOMO_AVX512 static type load(float const* p) { return _mm512_loadu_ps(p); }
   KOKOMO_AVX512 static void store(float* p, type v) { _mm512_storeu_ps(p, v); }
   KOKOMO_AVX512 static type broadcast(float const* p) { return _mm512_set1_ps(*p); }
-  KOKOMO_AVX512 static type fma(type x, type y, type sum) { return _mm512_fmadd_ps(x, y, sum); }
+  KOKOMO_AVX512 static type fma(type x, type y, type sum) {
+    asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(x), "v"(y));
+    return sum;
+  }
   KOKOMO_AVX512 static void expand(float const* p, type& first, type& second) {
     first = load(p), second = load(p + 16);
   }
@@ -203,7 +222,10 @@ template <> struct Avx512Vector<double> {
   KOKOMO_AVX512 static type load(double const* p) { return _mm512_loadu_pd(p); }
   KOKOMO_AVX512 static void store(double* p, type v) { _mm512_storeu_pd(p, v); }
   KOKOMO_AVX512 static type broadcast(double const* p) { return _mm512_set1_pd(*p); }
-  KOKOMO_AVX512 static type fma(type x, type y, type sum) { return _mm512_fmadd_pd(x, y, sum); }
+  KOKOMO_AVX512 static type fma(type x, type y, type sum) {
+    asm("vfmadd231pd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(y));
+    return sum;
+  }
   KOKOMO_AVX512 static void expand(double const* p, type& first, type& second) {
     first = load(p), second = load(p + 8);
   }

@@ -17,6 +17,7 @@ inline offset_t divide_up(offset_t x, offset_t y) {
 /// The columns of a matrix from `first` on, cut into panels.
 template <class S, class C> struct UnpackedPanels {
   using panel_type = C;
+  static constexpr bool packed = false;
   Operand<S, C> matrix;
   offset_t columns = 0; ///< of the matrix
   offset_t first = 0;
@@ -39,6 +40,7 @@ template <class S, class C> struct UnpackedPanels {
 /// elements on.
 template <class S> struct PackedPanels {
   using panel_type = S;
+  static constexpr bool packed = true;
   S const* data = nullptr;
   offset_t stride = 0;
   int width = 1;
@@ -50,16 +52,14 @@ template <class S> struct PackedPanels {
   std::uintptr_t address(offset_t panel, offset_t k) const {
     return reinterpret_cast<std::uintptr_t>(data) + std::uintptr_t((panel * stride + k * width) * offset_t(sizeof(S)));
   }
-  offset_t list_lines(offset_t steps, offset_t* offsets, offset_t limit) const {
-    offset_t const count = std::min(limit, divide_up(steps * width * offset_t(sizeof(S)), 64));
-    for (offset_t i = 0; i < count; ++i) offsets[i] = 64 * i;
-    return count;
-  }
+  /// Bytes of so many steps of a panel, which lie side by side.
+  offset_t bytes(offset_t steps) const { return steps * width * offset_t(sizeof(S)); }
 };
 
 /// Two matrices side by side, `half` panels of each: what gate and up projections are to one block of columns.
 template <class Panels> struct PairedPanels {
   using panel_type = typename Panels::panel_type;
+  static constexpr bool packed = Panels::packed;
   Panels gate, up;
   offset_t half;
 
@@ -72,6 +72,7 @@ template <class Panels> struct PairedPanels {
   offset_t list_lines(offset_t steps, offset_t* offsets, offset_t limit) const {
     return gate.list_lines(steps, offsets, limit);
   }
+  offset_t bytes(offset_t steps) const { return gate.bytes(steps); }
 };
 
 /// Panels of a matrix, and the elements of its packed form.

@@ -17,7 +17,8 @@ struct Range {
 /// accumulators.
 template <class C> struct Blocks {
   static constexpr offset_t left_size =
-      208 * 1024 / sizeof(C); ///< block_rows * left_pitch, and more where rows are few
+      256 * 1024 / sizeof(C); ///< block_rows * left_pitch, and more where rows are few
+  static_assert(left_size >= block_rows * left_pitch<C>);
   static constexpr offset_t panel_size = 2 * block_depth<C> * max_panel_columns<C>;
   static constexpr offset_t sums_size = block_rows * block_columns<C>;
   static constexpr offset_t bytes = offset_t(sizeof(C)) * (left_size + panel_size + sums_size) + 64;
@@ -36,22 +37,27 @@ template <class C> struct Blocks {
 template <class C, class S, class Left, class Right, class Store>
 void block_product(Microkernel<C, S> const& kernel, Range rows, Left const& left, offset_t depth, Right const& right,
                    offset_t panels, std::uintptr_t after, Store const& store, Blocks<C> memory) {
+  constexpr offset_t most_rows = Right::packed ? deep_block_rows : block_rows;
+  constexpr offset_t most_steps = Right::packed ? deep_block_depth<C> : block_depth<C>;
   // While a panel is multiplied, the next one is prefetched: a share of its cache lines by each tile.
-  offset_t line_offsets[Blocks<C>::panel_size / 2 * sizeof(C) / 64];
-  offset_t const lines =
-      right.list_lines(std::min(depth, block_depth<C>), line_offsets, offset_t(std::size(line_offsets)));
+  offset_t line_offsets[Right::packed ? 1 : Blocks<C>::panel_size / 2 * sizeof(C) / 64];
+  offset_t lines = 0;
+  if constexpr (!Right::packed)
+    lines = right.list_lines(std::min(depth, most_steps), line_offsets, offset_t(std::size(line_offsets)));
   // Blocks and tiles of rows have equal heights, rather than full ones and a remainder.
-  offset_t const row_blocks = divide_up(rows.size(), block_rows);
+  offset_t const row_blocks = divide_up(rows.size(), most_rows);
   for (offset_t row_block = 0; row_block < row_blocks; ++row_block) {
     offset_t const row = rows.first + rows.size() * row_block / row_blocks;
     offset_t const height = rows.first + rows.size() * (row_block + 1) / row_blocks - row;
     offset_t const tiles = divide_up(height, kernel.rows);
     offset_t const at_once = height <= kernel.wide_rows ? 2 : 1; // panels of a tile
     if (depth == 0) std::fill_n(memory.sums, height * block_columns<C>, C(0));
-    for (offset_t k = 0; k < depth; k += block_depth<C>) {
-      offset_t const steps = std::min(block_depth<C>, depth - k);
+    for (offset_t k = 0; k < depth; k += most_steps) {
+      offset_t const steps = std::min(most_steps, depth - k);
+      if constexpr (Right::packed)
+        // One tile takes a panel as fast as memory gives it, and a processor foresees such a stream by itself, better.
+        lines = tiles > 1 ? divide_up(right.bytes(steps), 64) : 0;
       offset_t const lines_of_tile = divide_up(lines, tiles);
-      int const lines_at_once = int(divide_up(lines_of_tile, divide_up(steps, prefetch_steps)));
       left.pack_rows(row, height, k, steps, memory.left);
       for (offset_t p = 0; p < panels; p += at_once) {
         bool const wide = p + 1 < panels && at_once == 2;
@@ -59,17 +65,20 @@ void block_product(Microkernel<C, S> const& kernel, Range rows, Left const& left
         S const* const second = wide ? right.panel(p + 1, k, steps, memory.panel + Blocks<C>::panel_size / 2) : nullptr;
         bool const more_panels = p + at_once < panels, more_depth = k + steps < depth,
                    more_rows = row_block + 1 < row_blocks;
-        Prefetch ahead{.base = more_panels  ? right.address(p + at_once, k)
-                               : more_depth ? right.address(0, k + steps)
-                               : more_rows  ? right.address(0, 0)
-                                            : after};
+        std::uintptr_t const next = more_panels  ? right.address(p + at_once, k)
+                                    : more_depth ? right.address(0, k + steps)
+                                    : more_rows  ? right.address(0, 0)
+                                                 : after;
+        Prefetch ahead{.base = next, .count = int(divide_up(lines_of_tile, divide_up(steps, prefetch_steps)))};
         if (wide && more_panels) ahead.second = right.address(std::min(p + 3, panels - 1), k);
         if (wide && !more_panels && more_depth) ahead.second = right.address(1, k + steps);
-        ahead.count = lines_at_once;
         for (offset_t tile = 0; tile < tiles; ++tile) {
           offset_t const top = height * tile / tiles, bottom = height * (tile + 1) / tiles;
-          ahead.line = line_offsets + std::min(lines, tile * lines_of_tile);
-          ahead.end = line_offsets + std::min(lines, (tile + 1) * lines_of_tile);
+          offset_t const line = std::min(lines, tile * lines_of_tile), end = std::min(lines, line + lines_of_tile);
+          if constexpr (Right::packed)
+            ahead.base = next + std::uintptr_t(64 * line), ahead.last = next + std::uintptr_t(64 * end);
+          else
+            ahead.line = line_offsets + line, ahead.end = line_offsets + end;
           auto const function =
               wide ? kernel.wide_tile[std::size_t(bottom - top)] : kernel.tile[std::size_t(bottom - top)];
           function(steps, memory.left + top * left_pitch<C>, panel, second,

@@ -49,6 +49,7 @@ void dequantize_panel_fast(InstructionSet set, QuantizedRef<Format> const& w, of
 /// A panel is dequantised while it is used, once for a block of rows.
 template <class Format> struct QuantizedPanels {
   using panel_type = float;
+  static constexpr bool packed = false;
   QuantizedRef<Format> weight;
   offset_t group = 0;
   offset_t columns = 0; ///< of the product

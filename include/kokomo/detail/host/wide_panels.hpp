@@ -9,6 +9,7 @@ namespace kokomo::inline v0::detail::host {
 /// Two matrices one below the other: `split` steps of the depth of `top`, and then `bottom`.
 template <class S, class C> struct StackedPanels {
   using panel_type = C;
+  static constexpr bool packed = false;
   UnpackedPanels<S, C> top, bottom;
   offset_t split;
 
@@ -36,6 +37,7 @@ template <class C> inline constexpr offset_t wide_columns = 256 / sizeof(C);
 /// Panels must be asked for in ascending order.
 template <class Panels> struct WidePanels {
   using panel_type = typename Panels::panel_type;
+  static constexpr bool packed = false;
   using C = panel_type;
 
   /// \param[in] panels that will be asked for
