@@ -21,10 +21,11 @@ using namespace kokomo;
 namespace {
 
 template <class Exec>
-using Everything = Layer<Router<LinearScorer, TopK<>>, NormalizedSigmoidGate,
-                         Balancers<SelectionBias, SwitchLoss<OwnTopK, NormalizedMass<SigmoidScore>>, SwitchLoss<Chosen>,
-                                   EntropyLoss, CoverageThenConfidence, OrthogonalityLoss, ExpertRouterCoupling>,
-                         SwiGluExperts, float, Exec>;
+using Everything = Layer<
+    Router<LinearScorer, TopK<>>, NormalizedSigmoidGate,
+    Balancers<SelectionBias, SwitchLoss<OwnTopK, NormalizedMass<SigmoidScore>>, SwitchLoss<Chosen>, EntropyLoss,
+              CoverageThenConfidence, OrthogonalityLoss, ExpertRouterCoupling, SwitchLoss<SecondChoice, RunnerUpMass>>,
+    SwiGluExperts, float, Exec>;
 template <class Exec>
 using Noisy = Layer<Router<NoisyScorer, TopK<>>, SelectedSoftmaxGate, Balancers<ImportanceLoss<>, LoadLoss>,
                     SwiGluExperts, float, Exec>;
@@ -47,7 +48,8 @@ int balancers() {
                         EntropyLoss{.coefficient = 0.1f},
                         CoverageThenConfidence{},
                         OrthogonalityLoss{},
-                        ExpertRouterCoupling{}};
+                        ExpertRouterCoupling{},
+                        mesh_second_place_loss(0.1f)};
   });
   failed += !Run<Noisy>::agrees("Noisy", [](auto& p) {
     p.router.selector.k = 2;

@@ -10,6 +10,7 @@
 #include <kokomo/router/cascade.hpp>
 #include <kokomo/router/escalate.hpp>
 #include <kokomo/router/layer_norm_scorer.hpp>
+#include <kokomo/router/no_scorer.hpp>
 #include <kokomo/router/percentile.hpp>
 #include <kokomo/router/pooled_scorer.hpp>
 #include <kokomo/router/sum_scorer.hpp>
@@ -28,7 +29,7 @@ using BySequence = Cheap<Exec, SumScorer<LayerNormScorer, PooledScorer<>>, Perce
 template <class Exec> using ByTask = Cheap<Exec, TableScorer, Cascade>;
 template <class Exec> using ByProbes = Cheap<Exec, LinearScorer, Agreement>;
 template <class Exec> using ByRequest = Cheap<Exec, LinearScorer, Escalate>;
-template <class Exec> using ByTwoHashes = Cheap<Exec, LinearScorer, TwoChoiceHash, ConstantGate>;
+template <class Exec> using ByTwoHashes = Cheap<Exec, NoScorer, TwoChoiceHash, ConstantGate>;
 template <class Exec>
 using ByNorm = Layer<Router<ActivationNormScorer, TopK<2>>, SoftmaxGate, NoBalancer, AutonomousExperts, float, Exec>;
 

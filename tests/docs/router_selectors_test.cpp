@@ -16,8 +16,10 @@
 #include <kokomo/router/escalate.hpp>
 #include <kokomo/router/grid_scorer.hpp>
 #include <kokomo/router/gumbel_top_k.hpp>
+#include <kokomo/router/hash.hpp>
 #include <kokomo/router/key_scorer.hpp>
 #include <kokomo/router/layer_norm_scorer.hpp>
+#include <kokomo/router/no_scorer.hpp>
 #include <kokomo/router/noisy_scorer.hpp>
 #include <kokomo/router/pair_top_k.hpp>
 #include <kokomo/router/percentile.hpp>
@@ -34,6 +36,18 @@ using kokomo::test::ScorerFixture;
 namespace {
 
 using Chosen = std::vector<std::vector<int>>;
+
+TEST_CASE("no_scorer") {
+  // [snippet:no_scorer]
+  // A hash layer: a table says the expert of a token id, its weight is one.
+  using Layer = kokomo::Layer<kokomo::Router<kokomo::NoScorer, kokomo::HashTable>, kokomo::ConstantGate>;
+  Layer const layer({.tokens = 4, .hidden = 8, .experts = 4},
+                    {.router = {.selector = {.vocabulary = 100}}, .experts = {.intermediate = 6}});
+  std::vector<std::string> names;
+  layer.describe_parameters().for_each([&](std::string const& name, auto const&) { names.push_back(name); });
+  REQUIRE(names == std::vector<std::string>{"experts.gate_up", "experts.down"}); // no router
+  // [/snippet]
+}
 
 TEST_CASE("top_p") {
   // [snippet:top_p]

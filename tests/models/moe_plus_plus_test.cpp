@@ -93,6 +93,39 @@ TEST_CASE("MoE++: the zero expert weighs nothing, and leaves its partner all of 
   });
 }
 
+TEST_CASE("MoE++: without its matrix the residual changes nothing, a constant expert with all weight on its input "
+          "copies it") {
+  using Layer = models::MoePlusPlus<double, Exec, ScaleExperts>;
+  Stack<Layer> f(2);
+  auto residual = to_host(f.parameters.router.residual);
+  std::fill(residual.begin(), residual.end(), 0.0);
+  to_device(residual, f.parameters.router.residual);
+  auto x = to_host(f.x); // positive, so that the sign of a row decides the softmax of two
+  for (double& v : x) v = 0.5 + std::abs(v);
+  to_device(x, f.x);
+  auto constant_router = to_host(f.parameters.experts.constant_router);
+  for (std::size_t i = 0; i < constant_router.size(); ++i) constant_router[i] = i / 3 % 2 == 0 ? 1000 : -1000;
+  to_device(constant_router, f.parameters.experts.constant_router);
+  f.forward();
+  auto const before = f.result();
+  to_device(Row(66, 0.0), f.previous);
+  f.forward();
+  REQUIRE(f.result().logits == before.logits);
+  auto const rows = matrix_of(f.x), scale = matrix_of(f.parameters.experts.scale);
+  int constants = 0;
+  for (std::size_t t = 0; t < 11; ++t) {
+    Row y(3, 0.0);
+    for (std::size_t i = 0; i < 2; ++i) {
+      int const e = before.choice[t][i];
+      constants += e == 2 || e == 3 ? 1 : 0;
+      for (std::size_t h = 0; h < 3; ++h)
+        y[h] += before.weights[t][i] * (e < 2 ? scale[std::size_t(e)][h] : e == 5 ? 0 : 1) * rows[t][h];
+    }
+    REQUIRE(distance(before.y[t], y) <= 1e-14);
+  }
+  REQUIRE(constants > 0);
+}
+
 TEST_CASE("MoE++ in its other mode: the softmax of the two chosen, the zero expert's share is lost") {
   check<models::MoePlusPlusSelected<double, Exec, ScaleExperts>>(
       [](Row const& z, std::vector<std::size_t> const& chosen) {

@@ -4,6 +4,7 @@
 #include <kokomo/error.hpp>
 #include <kokomo/router/cosine_scorer.hpp>
 #include <kokomo/router/linear_scorer.hpp>
+#include <kokomo/router/no_scorer.hpp>
 #include <kokomo/router/noisy_scorer.hpp>
 
 /// Scorers beside the linear one: noisy logits and cosines.
@@ -115,6 +116,14 @@ TEST_CASE("cosine scorer: gradients equal differences") {
   f.backward(Row(8, 1.0));
   for (double const d : in_double(to_host(f.dx))) REQUIRE(std::isfinite(d));
   REQUIRE_THROWS_AS((ScorerFixture<CosineScorer>({.epsilon = 0}, 1, 1, 1)), Error);
+}
+
+TEST_CASE("no scorer: logits of zero, whatever memory held before, and no gradient") {
+  ScorerFixture<NoScorer> f({}, 5, 3, 4);
+  REQUIRE(f.forward() == Rows(5, Row(4, 0.0)));
+  f.backward(Row(20, 1.0));
+  REQUIRE(norm(in_double(to_host(f.dx))) == 0);
+  REQUIRE(policy_tensors(f.parameters).empty());
 }
 
 TEST_CASE("an expert that joins with its key leaves the logits of the others as they are, bit for bit") {

@@ -19,6 +19,7 @@
 #include <kokomo/router/gumbel_top_k.hpp>
 #include <kokomo/router/hash.hpp>
 #include <kokomo/router/layer_norm_scorer.hpp>
+#include <kokomo/router/no_scorer.hpp>
 #include <kokomo/router/noisy_scorer.hpp>
 #include <kokomo/router/percentile.hpp>
 #include <kokomo/router/pooled_scorer.hpp>
@@ -52,7 +53,7 @@ using DynaMoe = Layer<Router<LinearScorer, Percentile<Scope>>, SelectedSoftmaxGa
 
 /// Hash layers: a table says the expert of a token id.
 template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Experts = ReluExperts>
-using HashLayer = Layer<Router<LinearScorer, HashTable>, ConstantGate, NoBalancer, Experts, T, Exec>;
+using HashLayer = Layer<Router<NoScorer, HashTable>, ConstantGate, NoBalancer, Experts, T, Exec>;
 
 /// ReMix: experts sampled without replacement, all of one weight.
 template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Experts = SwiGluExperts>
