@@ -2,11 +2,14 @@
 #include "run.hpp"
 
 #include <kokomo/models/duo_llm.hpp>
+#include <kokomo/models/fusion_route.hpp>
 #include <kokomo/models/mixture_of_thoughts.hpp>
 
 namespace {
 
 template <class Exec> using DuoLlm = kokomo::models::DuoLlm<float, Exec>;
+template <class Exec> using FusionRoute = kokomo::models::FusionRoute<float, Exec>;
+template <class Exec> using FusionHead = kokomo::models::FusionHead<float, Exec>;
 template <class Exec> using MixtureOfThoughts = kokomo::models::MixtureOfThoughts<float, Exec>;
 
 } // namespace
@@ -20,6 +23,14 @@ int mixed_experts() {
     p.router.selector.k = 3;
     p.experts.intermediate = 16;
     p.combine = {.width = 8, .heads = 2, .weighted = true};
+  });
+  failed += !Run<FusionRoute>::agrees("FusionRoute", [](auto& p) { p.experts.intermediate = 16; });
+  failed += !Run<FusionHead>::agrees("FusionHead", [](auto& p) {
+    auto& outputs = p.experts.routed.outputs;
+    outputs = std::decay_t<decltype(outputs)>("outputs", 8, 37, 24);
+    Run<FusionHead>::fill(outputs, 5);
+    p.balancer.outputs = outputs;
+    p.balancer.targets = std::decay_t<decltype(p.balancer.targets)>("targets", 37);
   });
   return failed;
 }
