@@ -41,6 +41,14 @@ struct Stacked : Fixture<Subject> {
   void set_delta(std::vector<double> const& values) { to_device(values, delta()); }
 };
 
+/// All numbers of some tensors.
+Row numbers_of(Tensors const& tensors) {
+  Row all;
+  for (auto const& [name, tensor] : tensors)
+    for (double const value : tensor.read()) all.push_back(value);
+  return all;
+}
+
 TEST_CASE("a stack of adjustments: gradients, masks and inputs of each") {
   Stack stack;
   std::get<1>(stack.parts).strength = 0.75f;
@@ -121,6 +129,40 @@ TEST_CASE("additive logits: a step against the gradient lowers the objective, an
   }
   REQUIRE(steps < 1000);
   REQUIRE(delta[1] - delta[0] > margin);
+}
+
+TEST_CASE("additive logits: with a reset each request is a fresh run, and nothing but delta moves") {
+  Stacked fixture(nothing());
+  auto const reset = [&] { fixture.set_delta({0, 0, 0, 0, 0, 0}); };
+  reset();
+  auto const x = in_double(to_host(fixture.x));
+  auto const weights = numbers_of(tensors_of(fixture.parameters));
+  // five steps on a request's context, then its answer
+  auto const answer = [&](double request) {
+    auto shifted = x;
+    for (std::size_t i = 0; i < x.size(); ++i) shifted[i] = std::cos(request * (double(i) + 1)) * x[i];
+    to_device(shifted, fixture.x);
+    for (int n = 0; n < 5; ++n) {
+      fixture.forward(), fixture.backward();
+      auto delta = to_host(fixture.delta());
+      auto const g = to_host(fixture.d_delta());
+      for (std::size_t e = 0; e < 6; ++e) delta[e] -= 0.1 * g[e];
+      fixture.set_delta(delta);
+    }
+    fixture.forward();
+    return flat(fixture.result().y);
+  };
+  auto const first = answer(1);
+  reset();
+  auto const second = answer(2);
+  REQUIRE(norm(to_host(fixture.delta())) > 0);
+  REQUIRE(answer(2) != second); // without a reset it is another one
+  reset();
+  REQUIRE(answer(2) == second); // the same whatever came before
+  reset();
+  REQUIRE(answer(1) == first);
+  reset();
+  REQUIRE(numbers_of(tensors_of(fixture.parameters)) == weights); // bit for bit
 }
 
 } // namespace layer_test

@@ -178,6 +178,11 @@ TEST_CASE("BIP: what is balanced stays, weights never see q, inference does not 
   batch.run(2, Mode::inference);
   REQUIRE(batch.q() == before);
   REQUIRE(batch.f.chosen() == chosen); // the frozen q still ranks
+  auto shifted = in_double(to_host(batch.state.bias));
+  for (double& b : shifted) b += 0.25; // the same for all experts
+  to_device(shifted, batch.state.bias);
+  batch.run(2, Mode::inference);
+  REQUIRE(batch.f.chosen() == chosen);
 }
 
 TEST_CASE("BIP after selection chooses with the duals of earlier batches") {

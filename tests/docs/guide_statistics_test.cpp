@@ -31,6 +31,13 @@ TEST_CASE("statistics") {
   REQUIRE(together[0][0] == 3);
   REQUIRE(frequency == std::vector<double>{0.75, 0.25, 0});
   // [/snippet]
+  // [snippet:stats_uncertainty]
+  auto const saved = layer.saved(tape);
+  double const unsure = stats::uncertainty(exec, saved.logits, saved.assignment);
+  REQUIRE(unsure == Approx(std::log(2 + std::exp(1)) - 1)); // the chosen logit is 1, the others are 0
+  auto const layers = stats::adapted_layers({unsure, 0.2, 1.1}, /*share*/ 0.5, stats::AdaptedLayers::most_uncertain);
+  REQUIRE(layers == std::vector<std::size_t>{0, 2});
+  // [/snippet]
   auto const english = choices, spanish = choices;
   // [snippet:stats_divergence]
   auto const p = stats::weight_distribution(english), q = stats::weight_distribution(spanish); // two sets of tokens

@@ -87,4 +87,44 @@ TEST_CASE("ReXMoe: top-k among the visible experts of a pool, weighed by the sof
   }
 }
 
+TEST_CASE("ReXMoe: a pool is as large as its layers' experts, and its gradient comes from all layers that share it") {
+  using Layer = models::ReXMoe<double, Exec, ScaleExperts>;
+  Layer::Policies policies{.router = {.selector = {.k = 2}}, .adjust = {.layers = 2, .begin = 0, .end = 1}};
+  // two layers of four experts each, one pool of eight
+  Fixture<Layer> first({.tokens = 5, .hidden = 3, .experts = 8}, policies, 3),
+      second({.tokens = 5, .hidden = 3, .experts = 8}, policies, 4);
+  second.parameters.experts = first.parameters.experts; // the same Views
+  second.gradients.experts = first.gradients.experts;
+  first.step = second.step = 5; // all are visible
+  auto const size = [](auto const& view) { return view.size(); };
+  REQUIRE(size(first.parameters.experts.scale) == 2 * (4 * 3));            // as many as without a pool, in all
+  REQUIRE(size(first.parameters.router.weight) == 2 * std::size_t(4 * 3)); // each router has twice the rows
+  auto const loss = [&] {                                                  // of both layers, one after the other
+    first.forward();
+    to_device(to_host(first.y), second.x);
+    second.forward();
+    return reference::dot(tensor(second.y).read().data(), tensor(second.dy).read());
+  };
+  loss();
+  second.backward();
+  to_device(to_host(second.dx), first.dy);
+  first.backward(Write::add); // to what the second layer wrote
+  auto const gradient = in_double(to_host(first.gradients.experts.scale));
+  auto const values = in_double(to_host(first.parameters.experts.scale));
+  Row differences;
+  double const h = 1e-6;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    double slope = 0;
+    for (double const sign : {1.0, -1.0}) {
+      auto moved = values;
+      moved[i] += sign * h;
+      to_device(moved, first.parameters.experts.scale);
+      slope += sign * loss() / (2 * h);
+    }
+    differences.push_back(slope);
+  }
+  // h^2 = 1e-12 of third derivatives, and rounding, 1e-16 / 1e-6
+  REQUIRE(relative_error(gradient, differences) < 1e-8);
+}
+
 } // namespace

@@ -193,6 +193,15 @@ TEST_CASE("escalate: the heavy expert above tau") {
   REQUIRE(choose(0.5f) == Chosen{{1}, {0}, {0}, {1}});
   REQUIRE(choose(0) == Chosen{{1}, {1}, {0}, {1}});
   REQUIRE(choose(1) == Chosen{{0}, {0}, {0}, {0}});
+  RoutingFixture<> many(random_logits(200, 2, 4));
+  std::size_t last = 200; // what escalates, and with it the expected cost, falls in tau
+  for (float const tau : {0.0f, 0.2f, 0.4f, 0.6f, 0.8f, 1.0f}) {
+    many.select<IdentityScore>(Escalate{.tau = tau});
+    std::size_t heavy = 0;
+    for (auto const& chosen : many.chosen()) heavy += std::size_t(chosen[0]);
+    REQUIRE((heavy <= last && (tau > 0 || heavy == 200) && (tau < 1 || heavy == 0)));
+    last = heavy;
+  }
 }
 
 TEST_CASE("the probability that one of two arms wins") {
@@ -201,6 +210,17 @@ TEST_CASE("the probability that one of two arms wins") {
   CHECK(std::abs(win_probability(8, 4, 5, 7) - 0.90081) <
         5e-6); // the closed form's value, which a simulation of 2e5 draws puts at 0.90089
   CHECK(std::abs(win_probability(1, 1, 1, 2) - 2.0 / 3) < 1e-14); // X uniform: the mean of 1 - (1 - X)^2
+  // draws of both: a Beta(a, b) number is X / (X + Y) of two gamma ones
+  std::mt19937 engine(11);
+  int const n = 100000;
+  int wins = 0;
+  auto const beta = [&](double a, double b) {
+    std::gamma_distribution<double> first(a), second(b);
+    double const x = first(engine), y = second(engine);
+    return x / (x + y);
+  };
+  for (int i = 0; i < n; ++i) wins += beta(8, 4) > beta(5, 7) ? 1 : 0;
+  CHECK(std::abs(double(wins) / n - win_probability(8, 4, 5, 7)) < 0.01); // ten standard deviations
 }
 
 TEST_CASE("pooled scorer: all tokens of a sequence share their logits, gradients equal differences") {

@@ -64,6 +64,22 @@ TEST_CASE("sum of scorers: both parts, a scale, gradients of both") {
   REQUIRE(f.forward() == own); // the local decision alone
 }
 
+TEST_CASE("sum of scorers: one more expert leaves the logits of the others as they were") {
+  ScorerFixture<Glider> three({.second = {.rows = 2}, .scale = 3}, 5, 4, 3),
+      four({.second = {.rows = 2}, .scale = 3}, 5, 4, 4);
+  auto const ids = set_tasks(three, {0, 1, 1, 0, 1});
+  four.inputs.second.row_of_token = ids;
+  to_device(to_host(three.x), four.x);
+  auto weight = to_host(three.parameters.first.weight);
+  weight.resize(4 * 4, 0.3);
+  to_device(weight, four.parameters.first.weight);
+  auto const table = to_host(three.parameters.second.table);
+  to_device(Row{table[0], table[1], table[2], 9, table[3], table[4], table[5], 9}, four.parameters.second.table);
+  auto const before = three.forward(), after = four.forward();
+  for (std::size_t t = 0; t < 5; ++t)
+    for (std::size_t e = 0; e < 3; ++e) REQUIRE(after[t][e] == before[t][e]);
+}
+
 TEST_CASE("sum of scorers: from a closed-form scale on, the request decides") {
   ScorerFixture<Glider> f({.scale = 1}, 1, 4, 2);
   auto const ids = set_tasks(f, {0});

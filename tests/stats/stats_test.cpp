@@ -31,6 +31,15 @@ TEST_CASE("loads: MaxVio, entropy and dead experts at known places") {
   auto const nobody = loads_of({0, 0});
   REQUIRE((nobody.max_violation() == 0 && nobody.entropy() == 0 && nobody.dead() == 2));
   REQUIRE((loads_of({}).max_violation() == 0 && loads_of({3}).entropy() == 1));
+  REQUIRE((even.usage() == 1 && one.usage() == 0.25 && nobody.usage() == 0 && loads_of({}).usage() == 0));
+  // sum of z log(E z): 0, log E, log 2, and a loop's
+  REQUIRE(even.unevenness() == Approx(0).margin(1e-15));
+  REQUIRE(one.unevenness() == Approx(std::log(4.0)));
+  REQUIRE(two.unevenness() == Approx(std::log(2.0)));
+  REQUIRE((nobody.unevenness() == 0 && loads_of({3}).unevenness() == 0));
+  double expected = 0;
+  for (double const z : {1.0 / 12, 3.0 / 12, 8.0 / 12}) expected += z * std::log(3 * z);
+  REQUIRE(loads_of({1, 3, 8}).unevenness() == Approx(expected));
   auto dropping = loads_of({3, 3});
   dropping.status.dropped = 2;
   REQUIRE(dropping.dropped_share() == 0.25);
@@ -73,6 +82,28 @@ TEST_CASE("loads and choices are what grouping left") {
   REQUIRE(q[0] == Approx((w[0][0] + w[1][0]) / total)); // the first choice of tokens 0 and 1
   REQUIRE(q[1] == Approx((w[0][1] + w[2][0]) / total));
   REQUIRE(q[2] == Approx((w[1][1] + w[2][1]) / total));
+}
+
+TEST_CASE("uncertainty: of what was chosen, log E where a router does not know, and the layers it names") {
+  RoutingFixture<> fixture({{0, 0, 0, 0}, {2, 1, 0, -1}, {9, 9, 9, 9}});
+  fixture.set_token_mask({1, 1, 0});
+  fixture.select<SoftmaxScore>(TopK<>{.k = 2});
+  fixture.weigh(SoftmaxGate{});
+  auto const p = [](double z) { return std::exp(z) / (std::exp(2) + std::exp(1) + 1 + std::exp(-1)); };
+  double const expected = (std::log(4.0) - (std::log(p(2)) + std::log(p(1))) / 2) / 2; // of two tokens
+  Matrix<double, Exec> const logits(fixture.logits);
+  REQUIRE(stats::uncertainty(fixture.exec, logits, fixture.assignment) == Approx(expected).epsilon(1e-13));
+  fixture.set_token_mask({0, 0, 0});
+  fixture.select<SoftmaxScore>(TopK<>{.k = 2});
+  REQUIRE(stats::uncertainty(fixture.exec, logits, fixture.assignment) == 0);
+
+  using stats::AdaptedLayers, stats::adapted_layers;
+  std::vector<double> const of_layer{0.3, 0.9, 0.1, 0.9, 0.5};
+  REQUIRE(adapted_layers(of_layer, 0.4, AdaptedLayers::most_uncertain) == std::vector<std::size_t>{1, 3});
+  REQUIRE(adapted_layers(of_layer, 0.1, AdaptedLayers::most_uncertain) == std::vector<std::size_t>{1}); // ties: lower
+  REQUIRE(adapted_layers(of_layer, 0.5, AdaptedLayers::least_uncertain) == std::vector<std::size_t>{0, 2, 4});
+  REQUIRE(adapted_layers(of_layer, 0, AdaptedLayers::least_uncertain).empty());
+  REQUIRE(adapted_layers(of_layer, 2, AdaptedLayers::least_uncertain).size() == 5);
 }
 
 TEST_CASE("routing divergence: symmetric, zero for equals, one bit for strangers") {

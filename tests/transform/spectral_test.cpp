@@ -108,6 +108,34 @@ TEST_CASE("the spectrum: orthonormal eigenvectors, descending, as many as the en
   REQUIRE(to_host(Task(Rows(3, Row(4, 0.0))).spectrum.rank)[0] == 0); // nothing was seen
 }
 
+TEST_CASE("a centred moment is the batch's covariance, and a rank may be bounded") {
+  Exec const exec;
+  auto x = random_rows(9, 4, 21);
+  for (auto& row : x) row[2] += 5; // a mean that would drown the rest
+  SecondMoment<Exec> const moment(exec, 4);
+  moment.accumulate<double>(exec, device(random_rows(3, 4, 22)));
+  moment.reset(exec);
+  moment.accumulate<double>(exec, device(x), Centre::batch);
+  exec.fence();
+  Row mean(4);
+  for (auto const& row : x)
+    for (std::size_t h = 0; h < 4; ++h) mean[h] += row[h] / 9;
+  auto deviations = x;
+  for (auto& row : deviations)
+    for (std::size_t h = 0; h < 4; ++h) row[h] -= mean[h];
+  auto expected = product(transposed(deviations), deviations);
+  for (auto& row : expected)
+    for (auto& value : row) value /= 9;
+  REQUIRE(relative_error(to_host(moment.moment), flat(expected)) <= 1e-13);
+  Spectrum<Exec> const spectrum(exec, 4);
+  for (auto const& [most, rank] : {std::pair{0, 4}, std::pair{2, 2}, std::pair{9, 4}}) {
+    spectrum.decompose(exec, moment, 1, most);
+    exec.fence();
+    REQUIRE(to_host(spectrum.rank)[0] == rank);
+  }
+  REQUIRE_THROWS_AS(spectrum.decompose(exec, moment, 1, -1), Error);
+}
+
 TEST_CASE("null space: after any steps old inputs keep their logits, new ones do not") {
   std::size_t const d = 8;
   auto old = random_rows(40, d, 5);

@@ -4,6 +4,7 @@
 
 #include <kokomo/balancer/adaptive_l1.hpp>
 #include <kokomo/balancer/balancers.hpp>
+#include <kokomo/balancer/coverage_then_confidence.hpp>
 #include <kokomo/balancer/entropy_loss.hpp>
 #include <kokomo/balancer/importance_loss.hpp>
 #include <kokomo/balancer/load_loss.hpp>
@@ -18,6 +19,7 @@
 #include <kokomo/router/escalate.hpp>
 #include <kokomo/router/gumbel_top_k.hpp>
 #include <kokomo/router/hash.hpp>
+#include <kokomo/router/hidden_layer_scorer.hpp>
 #include <kokomo/router/layer_norm_scorer.hpp>
 #include <kokomo/router/no_scorer.hpp>
 #include <kokomo/router/noisy_scorer.hpp>
@@ -80,8 +82,19 @@ using NanoVla = Layer<Router<PooledScorer<>, Escalate>, ConstantGate, NoBalancer
 template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
 using Autonomous = Layer<Router<ActivationNormScorer, TopK<>>, SoftmaxGate, NoBalancer, AutonomousExperts, T, Exec>;
 
+/// MAGNET, reconstructed: a small network scores the interaction of user and item (`router_input`), coverage comes first and
+/// confidence later. Its experts fuse modalities with fixed roles: of one's choice here.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Experts = AnyPlainExperts>
+using Magnet =
+    Layer<Router<HiddenLayerScorer<>, TopK<>>, NormalizedSoftmaxGate, CoverageThenConfidence, Experts, T, Exec>;
+
 /// Adapters: two linear maps of a rank, `intermediate`.
 using AdapterExperts = FeedForwardExperts<Plain<Identity>>;
+
+/// SAME's layer, as notes on the paper have it: adapters beside a frozen projection, which is the caller's, weighed by the
+/// softmax over all. What makes it learn tasks one after the other stands in transform/: SpectralTransform, FreezeByScore.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
+using Same = Layer<Router<LinearScorer, TopK<>>, SoftmaxGate, NoBalancer, AdapterExperts, T, Exec>;
 
 /// LoRA-Mixer, from notes on the paper: adapters beside a frozen projection, weighed by a softmax over all; the projection is
 /// the caller's. `selector.k` all of them while the router learns, 3 afterwards.

@@ -2,6 +2,7 @@
 #ifndef KOKOMO_MODELS_BALANCED_TRAINING_HPP
 #define KOKOMO_MODELS_BALANCED_TRAINING_HPP
 
+#include <kokomo/balancer/expert_router_coupling.hpp>
 #include <kokomo/balancer/orthogonality_loss.hpp>
 #include <kokomo/balancer/published_losses.hpp>
 #include <kokomo/models/deepseek_v2.hpp>
@@ -30,6 +31,10 @@ template <class P, class Balancer> using WithBalancer = typename kokomo::detail:
 
 /// A block whose router rows are kept orthonormal (SimBal), instead of its own balancer.
 template <class P> using SimBal = WithBalancer<P, OrthogonalityLoss>;
+
+/// A block each of whose router rows is held to its own expert (ERC), instead of its own balancer. Experts of
+/// FeedForwardExperts, whose storage the loss must know: `.balancer.gate_up`, `.balancer.up_order`.
+template <class P> using Coupled = WithBalancer<P, ExpertRouterCoupling>;
 
 /// A block with the loss of a global batch (Qwen): set `.balancer = global_batch_loss(coefficient, k, reduce)`.
 template <class P, class Reduce> using GlobalBatch = WithBalancer<P, SwitchLoss<OwnTopK, SoftmaxMass, Reduce>>;

@@ -28,6 +28,20 @@ using ExpertChoiceMoe = Layer<Router<LinearScorer, ExpertChoice>, Gate, NoBalanc
 template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
 using ExpertChoiceNormalized = ExpertChoiceMoe<T, Exec, NormalizedSoftmaxGate>;
 
+/// Nucleus-Image: the same beside a shared expert that every token visits. `router_input` holds a timestep's embedding beside
+/// the normalised token that the block has not modulated yet, x the modulated one: the timestep is a feature of the router and
+/// no scale. Gate = NormalizedSigmoidGate is the source's other option.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Gate = NormalizedSoftmaxGate>
+using NucleusImage = Layer<Router<LinearScorer, ExpertChoice>, Gate, NoBalancer, WithShared<SwiGluExperts>, T, Exec>;
+
+/// Its settings but for the experts' sizes: a capacity factor of nucleus_image_capacity_factor, or of an earlier stage.
+template <class P> constexpr void configure_nucleus_image(P& policies, double factor, offset_t tokens_per_image) {
+  policies.router.selector.factor = factor;
+  policies.router.selector.tokens_per_sequence = tokens_per_image;
+  policies.gate.epsilon = 1e-12f, policies.gate.scale = 2.5f;
+  policies.experts.count = 1;
+}
+
 /// tensorflow/mesh's expert selection: the same by a softmax over tokens, whose shares are the weights, divided by how many
 /// experts took the token; a loss that wants all tokens to be taken. `tokens_per_sequence` goes to all three policies.
 template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Experts = AnyPlainExperts>

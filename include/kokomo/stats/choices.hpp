@@ -32,6 +32,48 @@ template <class T, class Exec> Choices choices(Exec const& exec, Assignment<T, E
   return choices;
 }
 
+/// How unsure a layer's router is of what it chose: the mean over tokens of -(1/k) sum over its chosen experts of log p,
+/// p = softmax(z). The larger, the less sure. Tokens without an expert do not count. Copies logits and entries, and fences.
+/// Source: Rewiring Experts on the Fly (arXiv 2510.14853), which calls a large value confident.
+template <class T, class Exec>
+double uncertainty(Exec const& exec, Matrix<compute_t<T>, Exec> const& logits, Assignment<T, Exec> const& a) {
+  auto const z = to_host(exec, logits);
+  auto const chosen = choices(exec, a);
+  auto const columns = std::size_t(logits.extent(1)), experts = std::size_t(a.experts);
+  double sum = 0, tokens = 0;
+  for (std::size_t t = 0; t < chosen.of_token.size(); ++t) {
+    if (chosen.of_token[t].empty()) continue;
+    double max = double(z[t * columns]), total = 0, of_chosen = 0;
+    for (std::size_t e = 0; e < experts; ++e) max = std::max(max, double(z[t * columns + e]));
+    for (std::size_t e = 0; e < experts; ++e) total += std::exp(double(z[t * columns + e]) - max);
+    for (auto const& entry : chosen.of_token[t])
+      of_chosen += max + std::log(total) - double(z[t * columns + std::size_t(entry.expert)]);
+    sum += of_chosen / double(chosen.of_token[t].size());
+    ++tokens;
+  }
+  return tokens > 0 ? sum / tokens : 0;
+}
+
+/// Which layers to adapt at test time.
+enum class AdaptedLayers {
+  most_uncertain, ///< those with the largest uncertainty
+  least_uncertain
+};
+
+/// The share of layers that `which` names, rounded up, in ascending order; ties go to the lower layer.
+inline std::vector<std::size_t> adapted_layers(std::vector<double> const& uncertainty_of_layer, double share,
+                                               AdaptedLayers which) {
+  std::vector<std::size_t> layers(uncertainty_of_layer.size());
+  std::iota(layers.begin(), layers.end(), std::size_t(0));
+  double const sign = which == AdaptedLayers::most_uncertain ? 1 : -1;
+  std::stable_sort(layers.begin(), layers.end(),
+                   [&](auto a, auto b) { return sign * uncertainty_of_layer[a] > sign * uncertainty_of_layer[b]; });
+  double const all = double(layers.size());
+  layers.resize(std::size_t(std::min(std::max(std::ceil(share * all), 0.0), all)));
+  std::sort(layers.begin(), layers.end());
+  return layers;
+}
+
 /// How many tokens had both of two experts: a symmetric matrix [experts][experts], on its diagonal the tokens of each.
 inline std::vector<std::vector<offset_t>> coactivation(Choices const& choices) {
   auto const n = std::size_t(choices.experts);

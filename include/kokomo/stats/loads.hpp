@@ -53,6 +53,11 @@ struct Loads {
   double cost(std::vector<double> const& of_expert) const {
     return std::inner_product(rows.begin(), rows.end(), of_expert.begin(), 0.0);
   }
+  /// Share of the experts that have a row (OmniMoE's usage).
+  double usage() const { return rows.empty() ? 0 : 1 - double(dead()) / double(rows.size()); }
+  /// Divergence of the loads as shares from the uniform distribution in nats, sum of z log(E z) (OmniMoE's unevenness):
+  /// (1 - entropy()) log(E). 0 without a row.
+  double unevenness() const { return executed() > 0 ? (1 - entropy()) * std::log(double(rows.size())) : 0; }
   double experts_per_token() const { return tokens > 0 ? double(executed()) / double(tokens) : 0; }
   /// Share of the chosen entries that were not executed.
   double dropped_share() const {

@@ -8,10 +8,16 @@
 #include <kokomo/detail/launch.hpp>
 #include <kokomo/error.hpp>
 
+#include <algorithm>
+
 namespace kokomo::inline v0 {
 
+/// Whether a batch's mean is taken out of its second moment.
+enum class Centre { none, batch };
+
 /// Uncentred second moment of a router's inputs, C = (a C + sum over the batch of x x^T) / (a + n): what old tasks looked
-/// like, in [width, width] numbers. Continues over batches and tasks until `reset`.
+/// like, in [width, width] numbers. Continues over batches and tasks until `reset`. With Centre::batch x are deviations from
+/// their batch's mean.
 template <class Exec> struct SecondMoment {
   OwnedMatrix<double, Exec> moment; ///< [width, width]
   OwnedVector<double, Exec> count;  ///< [1] tokens
@@ -29,11 +35,12 @@ template <class Exec> struct SecondMoment {
     detail::fill(exec, "kokomo::SecondMoment::reset", count.data(), 1, 0);
   }
   /// \param[in] x [tokens, width]
-  template <class T> void accumulate(Exec const& exec, MatrixArgument<T const, Exec> const& x) const;
+  template <class T>
+  void accumulate(Exec const& exec, MatrixArgument<T const, Exec> const& x, Centre centre = Centre::none) const;
 };
 
 /// Eigenvalues and vectors of a second moment, largest first, and how many of them carry a share of the energy:
-/// the least k with sum_{i < k} s_i^2 >= energy * sum_i s_i^2.
+/// the least k with sum_{i < k} s_i^2 >= energy * sum_i s_i^2, or `most`.
 template <class Exec> struct Spectrum {
   OwnedVector<double, Exec> values;  ///< [width] descending
   OwnedMatrix<double, Exec> vectors; ///< [width, width] one a row
@@ -49,8 +56,9 @@ template <class Exec> struct Spectrum {
     allocate(work, "kokomo::Spectrum::work", width, width);
   }
   /// By Jacobi's rotations, on one thread: O(width^3) a sweep. Once a task, not once a step. Asynchronous on exec.
-  /// \throws kokomo::Error 201 for a moment of another width, 106 unless 0 <= energy <= 1
-  void decompose(Exec const& exec, SecondMoment<Exec> const& moment, double energy) const;
+  /// \param[in] most bounds the rank; 0: nothing does
+  /// \throws kokomo::Error 201 for a moment of another width, 106 unless 0 <= energy <= 1 and most >= 0
+  void decompose(Exec const& exec, SecondMoment<Exec> const& moment, double energy, index_t most = 0) const;
 };
 
 namespace detail {
@@ -58,11 +66,14 @@ namespace detail {
 template <class T, class Exec> struct AccumulateMoment {
   Matrix<T const, Exec> x;
   SecondMoment<Exec> target;
+  Centre centre;
   KOKKOS_FUNCTION void operator()(offset_t i) const {
     offset_t const width = offset_t(x.extent(1)), row = i / width, column = i % width;
     if (column < row) return;
-    double sum = 0;
-    for (std::size_t t = 0; t < x.extent(0); ++t) sum += double(x(t, row)) * double(x(t, column));
+    double mean = 0, other = 0, sum = 0;
+    for (std::size_t t = 0; t < x.extent(0) && centre == Centre::batch; ++t)
+      mean += double(x(t, row)) / double(x.extent(0)), other += double(x(t, column)) / double(x.extent(0));
+    for (std::size_t t = 0; t < x.extent(0); ++t) sum += (double(x(t, row)) - mean) * (double(x(t, column)) - other);
     double const before = target.count[0], after = before + double(x.extent(0));
     double const value = after > 0 ? (before * target.moment(row, column) + sum) / after : 0;
     target.moment(row, column) = target.moment(column, row) = value;
@@ -80,6 +91,7 @@ template <class Exec> struct DecomposeMoment {
   Spectrum<Exec> s;
   Matrix<double const, Exec> moment;
   double energy;
+  index_t most;
 
   KOKKOS_FUNCTION void operator()(offset_t) const {
     auto const n = static_cast<index_t>(s.values.extent(0));
@@ -104,7 +116,7 @@ template <class Exec> struct DecomposeMoment {
     double sum = 0, seen = 0;
     for (index_t i = 0; i < n; ++i) sum += s.values[i] * s.values[i];
     index_t k = 0;
-    while (k < n && seen < energy * sum) seen += s.values[k] * s.values[k], ++k;
+    while (k < most && seen < energy * sum) seen += s.values[k] * s.values[k], ++k;
     s.rank[0] = k;
   }
   KOKKOS_FUNCTION void rotate(index_t p, index_t q, index_t n) const {
@@ -143,19 +155,22 @@ template <class Exec> struct DecomposeMoment {
 
 template <class Exec>
 template <class T>
-void SecondMoment<Exec>::accumulate(Exec const& exec, MatrixArgument<T const, Exec> const& x) const {
+void SecondMoment<Exec>::accumulate(Exec const& exec, MatrixArgument<T const, Exec> const& x, Centre centre) const {
   auto const view = x.checked("x", {x.extent(0), width()});
   detail::for_each(exec, "kokomo::SecondMoment::accumulate", width() * width(),
-                   detail::AccumulateMoment<T, Exec>{view, *this});
+                   detail::AccumulateMoment<T, Exec>{view, *this, centre});
   detail::for_each(exec, "kokomo::SecondMoment::count", 1, detail::CountTokens<Exec>{*this, double(view.extent(0))});
 }
 
 template <class Exec>
-void Spectrum<Exec>::decompose(Exec const& exec, SecondMoment<Exec> const& moment, double energy) const {
+void Spectrum<Exec>::decompose(Exec const& exec, SecondMoment<Exec> const& moment, double energy, index_t most) const {
   detail::require(moment.moment.extent(0) == values.extent(0), 201, "the moment has width ", moment.width(),
                   ", expected ", values.extent(0));
   detail::require(energy >= 0 && energy <= 1, 106, "Spectrum energy = ", energy, ", expected 0 to 1");
-  detail::for_each(exec, "kokomo::Spectrum::decompose", 1, detail::DecomposeMoment<Exec>{*this, moment.moment, energy});
+  detail::require(most >= 0, 106, "Spectrum most = ", most, ", expected >= 0");
+  auto const all = static_cast<index_t>(values.extent(0));
+  detail::for_each(exec, "kokomo::Spectrum::decompose", 1,
+                   detail::DecomposeMoment<Exec>{*this, moment.moment, energy, most > 0 ? std::min(most, all) : all});
 }
 
 /// What a SpectralTransform does to a gradient's components along the first `rank` eigenvectors, and to the rest.
