@@ -183,6 +183,21 @@ TEST_CASE("places: rounded either way, another factor in inference, fewer for ex
   REQUIRE(inference.run(1, {.factor = 1, .inference_factor = 1e9})[11].size() == 1);
 }
 
+TEST_CASE("capacity: later tokens decide, but for fixed places in the order of tokens") {
+  auto const logits = random_logits(20, 3, 9);
+  auto changed = logits;
+  changed.back() = {-9, 9, -9}; // certain of an expert that many others want
+  for (auto const& [order, k] : {std::pair(CapacityOrder::token_position, 2), std::pair(CapacityOrder::position, 2),
+                                 std::pair(CapacityOrder::score, 2), std::pair(CapacityOrder::token_priority, 2)}) {
+    Capacity const capacity{.order = order, .places = 8};
+    auto const before = Queue(logits).run(k, capacity), after = Queue(changed).run(k, capacity);
+    INFO(int(order));
+    REQUIRE(std::equal(before.begin(), before.end() - 1, after.begin()) == capacity.causal_in(Mode::training));
+  }
+  REQUIRE_FALSE(
+      Capacity{.order = CapacityOrder::token_position, .factor = 1}.causal_in(Mode::inference)); // counts them
+}
+
 TEST_CASE("devices share a queue: the entries of least affinity are dropped, whichever of its experts they chose") {
   auto const logits = random_logits(40, 6, 8);
   for (int const k : {1, 3})

@@ -2,6 +2,7 @@
 #include <support/loss_check.hpp>
 
 #include <kokomo/gate/score_gate.hpp>
+#include <kokomo/transform/cost_reward.hpp>
 #include <kokomo/transform/freeze_by_score.hpp>
 #include <kokomo/transform/hidden_columns.hpp>
 #include <kokomo/transform/reinforce.hpp>
@@ -13,6 +14,21 @@ using kokomo::test::RoutingFixture;
 using kokomo::test::to_device;
 using kokomo::test::to_host;
 using Table = kokomo::test::Rows;
+
+TEST_CASE("cost_reward") {
+  // [snippet:cost_reward]
+  kokomo::CostWindow window;
+  for (int n = 0; n <= 100; ++n) window.add(n * n); // roots 0 to 100: percentiles 5 and 95
+  kokomo::CostReward const reward{.weight = 0.5};
+  std::vector<double> losses; // of three draws: dear and right, cheap and right, cheap and wrong
+  losses.push_back(-reward(true, 1, 0, window.cheapness(9025)));
+  losses.push_back(-reward(true, 1, 0, window.cheapness(2500)));
+  losses.push_back(-reward(true, 0, 0, window.cheapness(0)));
+  REQUIRE(losses == std::vector<double>{-0.5, -0.75, 0});
+  auto const advantages = kokomo::leave_one_out(losses); // for ScoreFunction, draw by draw
+  REQUIRE(advantages[1] < advantages[0]);
+  // [/snippet]
+}
 
 TEST_CASE("reinforce") {
   // [snippet:reinforce]

@@ -2,6 +2,7 @@
 #include <support/loss_check.hpp>
 
 #include <kokomo/router/given.hpp>
+#include <kokomo/transform/cost_reward.hpp>
 #include <kokomo/transform/reinforce.hpp>
 
 #include <numeric>
@@ -131,6 +132,51 @@ TEST_CASE("a toy of four experts, one of them right: the router finds it from lo
       for (std::size_t e = 0; e < 4; ++e) z[e] -= 0.5 * advantages[m] * d_log[m][e];
   }
   REQUIRE(softmax(z)[2] > 0.99);
+}
+
+TEST_CASE("cheapness falls with the cost within [0, 1], is one half where all cost alike, and looks back so far") {
+  CostWindow window(50);
+  REQUIRE(window.cheapness(3) == 0.5);
+  for (int n = 0; n < 50; ++n) window.add(7);
+  REQUIRE(window.cheapness(1) == 0.5);
+  std::mt19937 engine(2);
+  std::uniform_real_distribution<double> uniform(0, 100);
+  Row roots;
+  for (int n = 0; n < 120; ++n) {
+    double const cost = uniform(engine);
+    window.add(cost);
+    if (n >= 70) roots.push_back(std::sqrt(cost)); // the last 50
+  }
+  std::sort(roots.begin(), roots.end());
+  auto const quantile = [&](double share) { // between neighbours 2 and 3, and 46 and 47
+    double const at = share * 49, below = std::floor(at);
+    return roots[std::size_t(below)] * (below + 1 - at) + roots[std::size_t(below) + 1] * (at - below);
+  };
+  double last = 1;
+  for (double cost = 0; cost <= 200; cost += 0.5) {
+    double const c = window.cheapness(cost);
+    REQUIRE((c >= 0 && c <= 1 && c <= last));
+    double const expected = 1 - (std::sqrt(cost) - quantile(0.05)) / (quantile(0.95) - quantile(0.05));
+    REQUIRE(std::abs(c - std::min(1.0, std::max(0.0, expected))) < 1e-13);
+    last = c;
+  }
+  REQUIRE(last == 0);
+  REQUIRE_THROWS_AS(window.add(-1), Error);
+  REQUIRE_THROWS_AS(window.cheapness(std::nan("")), Error);
+  REQUIRE_THROWS_AS(CostWindow(0), Error);
+}
+
+TEST_CASE("rewards: a wrong answer earns nothing by being cheap, a malformed one nothing at all") {
+  for (double const weight : {0.0, 0.3, 1.0}) {
+    CostReward const reward{.weight = weight};
+    REQUIRE(reward(false, 1, 1, 1) == -1);
+    REQUIRE(reward(true, 0, 0.25, 1) == 0.25);
+    REQUIRE(reward(true, 0, 0.25, 0) == 0.25);
+    REQUIRE(reward(true, 0.5, 0.25, 0.75) == Approx(0.75)); // what was earned is as much as it was cheap
+    REQUIRE(reward(true, 1, 0, 0) == Approx(1 - weight));
+    REQUIRE(reward(true, 1, 0, 1) == Approx(1));
+  }
+  REQUIRE_THROWS_AS((CostReward{.weight = 2}(true, 1, 0, 1)), Error);
 }
 
 } // namespace reinforce_test
