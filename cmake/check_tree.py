@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SLOTS = ("router", "gate", "balancer", "adjust", "capacity", "space", "experts", "combine", "placement", "schedule",
-         "transform")
+         "transform", "compress", "cache")
 
 
 def main() -> int:
