@@ -3,6 +3,7 @@
 
 #include "../support/scale_experts.hpp"
 
+#include <kokomo/balancer/preference_loss.hpp>
 #include <kokomo/models/dense_to_sparse.hpp>
 #include <kokomo/models/multi_head_routing.hpp>
 #include <kokomo/models/product_keys.hpp>
@@ -15,6 +16,10 @@ template <class Exec> using WithNormalizedQueries = models::PeerNormalized<float
 template <class Exec> using WithSampledSkills = models::MultiHeadRouting<float, Exec>;
 template <class Exec>
 using WithShares = models::UnionOfExpertsData<float, Exec, ScoreGate<IdentityScore>, test::ScaleExperts>;
+
+template <class Exec>
+using WithPreference =
+    Layer<Router<LinearScorer, TopK<2>>, SoftmaxGate, PreferenceLoss<Exec>, test::ScaleExperts, float, Exec>;
 
 /// Half of a dense network's columns.
 template <class Exec> std::vector<double> cut() {
@@ -49,6 +54,10 @@ int task_routers() {
   });
   failed +=
       !Run<WithShares>::agrees("WithShares", [](auto& p) { models::configure_union_of_experts_data(p, /*k*/ 2, 10); });
+  failed += !Run<WithPreference>::agrees("WithPreference", [](auto& p) {
+    p.balancer.target = decltype(p.balancer.target)("target", 37);
+    Kokkos::deep_copy(p.balancer.target, 0.75);
+  });
   failed += !agree("cut", {cut<Kokkos::Cuda>()}, {cut<Host>()}, 0);
   return failed;
 }

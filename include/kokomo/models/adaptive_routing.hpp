@@ -8,6 +8,7 @@
 #include <kokomo/balancer/entropy_loss.hpp>
 #include <kokomo/balancer/importance_loss.hpp>
 #include <kokomo/balancer/load_loss.hpp>
+#include <kokomo/balancer/preference_loss.hpp>
 #include <kokomo/balancer/preserve_loss.hpp>
 #include <kokomo/balancer/published_losses.hpp>
 #include <kokomo/balancer/switch_loss.hpp>
@@ -77,6 +78,10 @@ using UnionOfExperts = Layer<Router<PooledScorer<>, TopK<>>, ConstantGate, NoBal
 /// NanoVLA's rule for two experts: the heavy one where it is likely to win for the request.
 template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Experts = SwiGluExperts>
 using NanoVla = Layer<Router<PooledScorer<>, Escalate>, ConstantGate, NoBalancer, Experts, T, Exec>;
+
+/// The same while its router is fitted to probabilities of winning, which the choice itself gives no gradient for.
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace, class Experts = SwiGluExperts>
+using NanoVlaTraining = Layer<Router<PooledScorer<>, Escalate>, ConstantGate, PreferenceLoss<Exec>, Experts, T, Exec>;
 
 /// Autonomy-of-Experts: no router; experts whose own first activations are largest, and which continue from those.
 template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
