@@ -19,7 +19,9 @@ int mixed_experts() {
   int failed = !Run<DuoLlm>::agrees(
       "DuoLlm", [](auto& p) { kokomo::models::configure_duo_llm(p, 32, 8, true); }, shape);
   failed += !Run<MixtureOfThoughts>::agrees("MixtureOfThoughts", [](auto& p) {
-    p.router.scorer = {.tokens_per_sequence = 10, .inner = {.hidden = 16, .biases = true}};
+    p.router.scorer.tokens_per_sequence = 10;
+    p.router.scorer.inner.hidden = 16;
+    p.router.scorer.inner.biases = true;
     p.router.selector.k = 3;
     p.experts.intermediate = 16;
     p.combine = {.width = 8, .heads = 2, .weighted = true};
