@@ -103,6 +103,7 @@ TEST_CASE("ReMix: draws without replacement in training, the k best in inference
 
 static_assert(models::ReMoe<>::causal && models::HashLayer<>::causal && models::ReMix<>::causal);
 static_assert(!models::DynaMoe<>::causal);
+static_assert(models::DynaMoe<float, Exec, ScaleExperts, PercentileScope::token>::causal); // top-k in disguise
 static_assert(!models::SwitchTransformers<>::causal); // a capacity of a share of the batch, which the type cannot know
 
 } // namespace adaptive_routing_test

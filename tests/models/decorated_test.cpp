@@ -127,4 +127,13 @@ TEST_CASE("ReXMoe: a pool is as large as its layers' experts, and its gradient c
   REQUIRE(relative_error(gradient, differences) < 1e-8);
 }
 
+TEST_CASE("SparseMixer in training can be made: two experts a token, jitter, a z-loss") {
+  using Layer = models::SparseMixerTraining<float, Exec, ScaleExperts>;
+  Layer const layer({.tokens = 4, .hidden = 3, .experts = 5}, {.balancer = {.coefficient = 0}});
+  CHECK(layer.sizes().per_token == 2);
+  CHECK(layer.policies().router.scorer.epsilon == 1e-2f);
+  static_assert(Layer::causal);
+  REQUIRE_THROWS_AS(Layer({.tokens = 4, .hidden = 3, .experts = 1}), Error);
+}
+
 } // namespace
