@@ -3,20 +3,20 @@
 // The kernels for tensor cores, every thread of every block simulated (support/simulated_machine.hpp), against plain
 // loops in double.
 #include <support/catch.hpp>
+#include <support/grouped_problem.hpp>
 #include <support/simulated_machine.hpp>
 
-#include <kokomo/detail/cuda/products.hpp>
+#include <kokomo/detail/cuda/few_rows.hpp>
 #include <kokomo/experts/activation.hpp>
 
 #include <cmath>
-#include <random>
-#include <vector>
 
 namespace cuda_product_test {
 
 using namespace kokomo;
 using namespace kokomo::detail;
 using namespace kokomo::detail::cuda;
+using namespace kokomo::test::grouped;
 using kokomo::test::Copies;
 using kokomo::test::run_simulated;
 
@@ -24,110 +24,6 @@ using kokomo::test::run_simulated;
 using SmallTile = TileShape<32, 32, 32, 3, 2, 2, 1>;
 // 8 chunks a line along either index
 using WideTile = TileShape<64, 64, 64, 2, 2, 1, 1>;
-
-/// Values of few bits: their products and any sums of them are exact in float32, so that a wrong index cannot hide in a
-/// tolerance.
-template <class S> std::vector<S> exact_values(std::mt19937& engine, offset_t count) {
-  std::vector<S> values(static_cast<std::size_t>(count));
-  for (S& value : values) value = S(float(int(engine() % 17) - 8) / 8.0f);
-  return values;
-}
-
-/// Memory on a boundary of 16 bytes, or 2 bytes behind one.
-template <class S> struct Placed {
-  std::vector<S> memory;
-  std::size_t shift;
-
-  Placed(std::vector<S> const& values, bool on_boundary) : memory(values.size() + 16) {
-    auto const base = reinterpret_cast<std::uintptr_t>(memory.data());
-    shift = (16 - base % 16) % 16 / sizeof(S) + (on_boundary ? 0 : 1);
-    std::copy(values.begin(), values.end(), memory.begin() + std::ptrdiff_t(shift));
-  }
-  S* data() { return memory.data() + shift; }
-};
-
-struct Groups {
-  std::vector<offset_t> offsets{0};
-  std::vector<index_t> group_of_row;
-
-  explicit Groups(std::vector<offset_t> const& sizes) {
-    for (std::size_t g = 0; g < sizes.size(); ++g) {
-      offsets.push_back(offsets.back() + sizes[g]);
-      group_of_row.insert(group_of_row.end(), std::size_t(sizes[g]), index_t(g));
-    }
-  }
-  offset_t rows() const { return offsets.back(); }
-  index_t groups() const { return index_t(offsets.size() - 1); }
-  /// With an upper bound, as a host that knows only the capacity has it.
-  GroupedRows grouped() const { return {offsets.data(), group_of_row.data(), groups(), rows() + 70}; }
-};
-
-enum class Storage { out_in, in_out, strided };
-
-struct Case {
-  std::vector<offset_t> sizes;
-  offset_t columns, depth;
-  Storage storage = Storage::out_in;
-  bool gathered = true, scaled = false, biased = false, on_boundary = true;
-  Write write = Write::overwrite;
-};
-
-std::vector<Case> cases() {
-  std::vector<offset_t> const ragged{0, 5, 33, 0, 64, 1};
-  return {
-      {ragged, 40, 72},
-      {ragged, 40, 72, Storage::in_out},
-      {ragged, 40, 72, Storage::strided},
-      {ragged, 33, 19, Storage::out_in, true, true, true},          // nothing is a multiple of anything
-      {ragged, 33, 19, Storage::in_out, true, true, true},          //
-      {ragged, 64, 64, Storage::out_in, false, false, true, false}, // not on a boundary
-      {{7}, 8, 136, Storage::in_out, true, false, false, true, Write::add},
-      {{0, 0}, 8, 8},
-      {{100}, 1, 1},
-      {{3}, 70, 200, Storage::out_in, false},
-  };
-}
-
-/// Operands of one product in storage type T.
-template <class T> struct Problem {
-  Case sizes;
-  Groups groups;
-  offset_t tokens = 9;
-  std::vector<index_t> index;
-  std::vector<float> scale;
-  Placed<T> a, w, up, bias, d;
-
-  Problem(Case const& s, std::mt19937& engine)
-      : sizes(s), groups(s.sizes), a(exact_values<T>(engine, std::max(tokens, groups.rows()) * s.depth), s.on_boundary),
-        w(exact_values<T>(engine, groups.groups() * weight_extent()), s.on_boundary),
-        up(exact_values<T>(engine, groups.groups() * weight_extent()), s.on_boundary),
-        bias(exact_values<T>(engine, groups.groups() * s.columns), true),
-        d(exact_values<T>(engine, groups.rows() * s.columns), s.on_boundary) {
-    for (offset_t r = 0; r < groups.rows(); ++r) {
-      index.push_back(index_t(engine() % unsigned(tokens)));
-      scale.push_back(float(1 + engine() % 3) / 2);
-    }
-  }
-  offset_t weight_extent() const { return sizes.columns * sizes.depth * (sizes.storage == Storage::strided ? 2 : 1); }
-  template <class S> WeightRef<S> weight(S* data) const {
-    offset_t const n = sizes.columns, k = sizes.depth;
-    if (sizes.storage == Storage::out_in) return {data, n * k, k, 1};
-    if (sizes.storage == Storage::in_out) return {data, n * k, 1, n};
-    return {data, 2 * n * k, 2 * k, 2};
-  }
-  RowSource<T, float> rows() {
-    return {a.data(), sizes.depth, sizes.gathered ? index.data() : nullptr, sizes.scaled ? scale.data() : nullptr};
-  }
-  BiasRef<T const> bias_ref() { return {sizes.biased ? bias.data() : nullptr, sizes.columns, 1}; }
-  /// sum_k a(r, k) w(g, n, k)
-  double product(offset_t r, offset_t n, T* weights) {
-    auto const w_of = weight<T const>(weights);
-    double sum = 0;
-    for (offset_t k = 0; k < sizes.depth; ++k)
-      sum += double(rows()(r, k)) * double(float(w_of(groups.group_of_row[std::size_t(r)], n, k)));
-    return sum;
-  }
-};
 
 template <class T, class Shape, Inner inner> void check_product(Case const& sizes, Copies copies) {
   std::mt19937 engine(7);
@@ -260,6 +156,59 @@ TEST_CASE("cuda product: rows of float32 are rounded to the storage type while t
       // 24 products in float32
       REQUIRE(out[std::size_t(r * columns + n)] == Approx(sum).margin(24 * std::ldexp(1.0, -24) * 24));
     }
+}
+
+TEST_CASE("cuda tile map: rows before the first group belong to no tile") {
+  std::vector<offset_t> const offsets{70, 75, 140};
+  GroupedRows const rows{offsets.data(), nullptr, 2, 150};
+  offset_t next = 70;
+  for (offset_t slot = 0; slot < row_slots(rows.rows, rows.groups, 32); ++slot) {
+    RowTile const tile = row_tile(rows, slot, 32);
+    if (tile.rows == 0) continue;
+    REQUIRE(tile.first == next);
+    next += tile.rows;
+  }
+  REQUIRE(next == 140);
+}
+
+template <class T> void check_few_rows(Case const& sizes, bool serves) {
+  std::mt19937 engine(13);
+  Problem<T> problem(sizes, engine);
+  offset_t const rows = problem.groups.rows(), columns = sizes.columns;
+  WeightRef<T const> const w = problem.template weight<T const>(problem.w.data());
+  FewRows<T, 1> const few{problem.groups.grouped(), RowReader<T>(problem.rows()), sizes.depth, WeightReader<T>(w),
+                          columns};
+  REQUIRE(few.serves() == serves);
+  if (!serves) return;
+  std::vector<float> out(std::size_t(rows * columns), 0.5f);
+  run_simulated(FewRowsProduct<T, float>(few, problem.bias_ref(), {out.data(), columns}, sizes.write), Copies::at_once);
+  for (offset_t r = 0; r < rows; ++r)
+    for (offset_t n = 0; n < columns; ++n) {
+      double expected = problem.product(r, n, problem.w.data()) + (sizes.write == Write::add ? 0.5 : 0.0);
+      if (sizes.biased)
+        expected += float(problem.bias.data()[problem.groups.group_of_row[std::size_t(r)] * columns + n]);
+      REQUIRE(out[std::size_t(r * columns + n)] == float(expected)); // exact
+    }
+
+  auto const up = problem.template weight<T const>(problem.up.data());
+  std::vector<T> pre(std::size_t(2 * rows * columns)), hidden(std::size_t(rows * columns)), tiles_pre = pre,
+                                                                                            tiles_hidden = hidden;
+  HiddenUnit<T, SwiGlu> const unit{problem.bias_ref(), problem.bias_ref(), {}};
+  FewRows<T, 2> const both{few.rows, few.a, few.depth, WeightReader<T>(w, up), columns};
+  RowsTimesWeights<T, SmallTile, Inner::depth, 2> const tiles(few.rows, few.a, few.depth, both.weights, columns);
+  run_simulated(FewRowsHiddenLayer<T, SwiGlu>(both, unit, pre.data(), hidden.data()), Copies::at_once);
+  run_simulated(HiddenLayer<T, SwiGlu, SmallTile, Inner::depth>(tiles, unit, tiles_pre.data(), tiles_hidden.data()),
+                Copies::at_once);
+  REQUIRE(std::memcmp(pre.data(), tiles_pre.data(), pre.size() * sizeof(T)) == 0); // sums are exact in any order
+  REQUIRE(std::memcmp(hidden.data(), tiles_hidden.data(), hidden.size() * sizeof(T)) == 0);
+}
+
+TEST_CASE("cuda few rows: a warp a column, for up to eight rows of a group, as the tiles") {
+  check_few_rows<bfloat16>({{1, 0, 8, 9, 17}, 13, 264}, true);
+  check_few_rows<float16>({{3}, 4, 8, Storage::out_in, false, true, true, true, Write::add}, true);
+  check_few_rows<bfloat16>({{3}, 8, 16, Storage::in_out}, false);
+  check_few_rows<bfloat16>({{3}, 8, 19}, false);
+  check_few_rows<bfloat16>({{3}, 8, 16, Storage::out_in, true, false, false, false}, false);
 }
 
 /// Hidden layer and its gradient, gated or plain, against the formulas with the published roundings.

@@ -3,6 +3,8 @@
 #define KOKOMO_EXPERTS_FEED_FORWARD_HPP
 
 #include <kokomo/concepts.hpp>
+#include <kokomo/detail/activate.hpp>
+#include <kokomo/detail/cuda/feed_forward.hpp>
 #include <kokomo/detail/feed_forward_backward.hpp>
 #include <kokomo/detail/host/feed_forward.hpp>
 #include <kokomo/detail/launch.hpp>
@@ -29,40 +31,18 @@ enum class Save {
   inputs           ///< nothing of its own: backward computes the pre-activations again
 };
 
+/// What computes products of 16-bit storage types on a GPU. Elsewhere there is no choice.
+enum class Products {
+  tensor_cores, ///< of sm_80 and later, on a device that has them
+  portable      ///< one thread an element
+};
+
 namespace detail {
 
 /// A weight and its bias as operands of grouped products.
 template <class T> struct Projection {
   WeightRef<T> weight;
   BiasRef<T> bias;
-};
-
-/// Adds the biases to the pre-activations and computes the hidden layer. The bias is a step of its own: in a 16-bit
-/// storage type the product is rounded before it, as published, which decides on which side of a clamp a value falls.
-template <class T, class Activation> struct Activate {
-  using C = compute_t<T>;
-  GroupedRows rows;
-  T* pre;    // [rows, (gate) up]
-  T* hidden; // [rows, width]
-  offset_t width;
-  BiasRef<T const> gate_bias, up_bias;
-  Activation activation;
-
-  KOKKOS_FUNCTION void operator()(offset_t row) const {
-    if (!rows.contains(row)) return;
-    T* const gate = pre + row * (Activation::gated ? 2 : 1) * width;
-    T* const up = Activation::gated ? gate + width : gate;
-    if (up_bias.data != nullptr) {
-      add(up, up_bias, rows.group_of(row));
-      if constexpr (Activation::gated) add(gate, gate_bias, rows.group_of(row));
-    }
-    for (offset_t i = 0; i < width; ++i)
-      hidden[row * width + i] = T(activation.template value<T>(C(gate[i]), C(up[i])));
-  }
-  KOKKOS_FUNCTION void add(T* values, BiasRef<T const> const& bias, index_t group) const {
-    T const* const b = bias.data + group * bias.group_stride;
-    for (offset_t i = 0; i < width; ++i) values[i] = T(C(values[i]) + C(b[i * bias.n_stride]));
-  }
 };
 
 } // namespace detail
@@ -90,6 +70,7 @@ template <class ActivationT> struct FeedForwardExperts {
   WeightOrder down_order = WeightOrder::out_in;
   Activation activation{};
   Save save = Save::pre_activations;
+  Products products = Products::tensor_cores;
 
   template <class T, class Exec> struct Parameters {
     OwnedTensor<T, Exec> gate_up, gate, up, down;
@@ -143,16 +124,24 @@ template <class ActivationT> struct FeedForwardExperts {
           pre(arena.matrix<T, Exec>(policy.recomputes() ? sizes.entries : 0, parts * policy.intermediate)) {}
   };
   template <class T, class Exec> struct BackwardScratch {
-    Matrix<T, Exec> hidden;              ///< [rows, I]
+    Matrix<T, Exec> hidden; ///< [rows, I]
+    Matrix<T, Exec> pre;    ///< [rows, 2I or I] where forward did not save them
+    // of the portable products
     Matrix<compute_t<T>, Exec> d_hidden; ///< [rows, I]
     Matrix<compute_t<T>, Exec> d_pre;    ///< [rows, 2I or I]
-    Matrix<T, Exec> pre;                 ///< the same, where forward did not save it
+    detail::cuda::BackwardScratch<T, Exec> tensor_cores;
 
     BackwardScratch(detail::Arena& arena, FeedForwardExperts const& policy, Sizes const& sizes)
+        : BackwardScratch(arena, policy, sizes, policy.template on_tensor_cores<T, Exec>()) {}
+
+  private:
+    BackwardScratch(detail::Arena& arena, FeedForwardExperts const& policy, Sizes const& sizes, bool tiles)
         : hidden(arena.matrix<T, Exec>(sizes.entries, policy.intermediate)),
-          d_hidden(arena.matrix<compute_t<T>, Exec>(sizes.entries, policy.intermediate)),
-          d_pre(arena.matrix<compute_t<T>, Exec>(sizes.entries, parts * policy.intermediate)),
-          pre(arena.matrix<T, Exec>(policy.recomputes() ? sizes.entries : 0, parts * policy.intermediate)) {}
+          pre(arena.matrix<T, Exec>(policy.recomputes() ? sizes.entries : 0, parts * policy.intermediate)),
+          d_hidden(arena.matrix<compute_t<T>, Exec>(tiles ? 0 : sizes.entries, policy.intermediate)),
+          d_pre(arena.matrix<compute_t<T>, Exec>(tiles ? 0 : sizes.entries, parts * policy.intermediate)),
+          tensor_cores(arena, tiles ? sizes.entries : 0, tiles ? sizes.tokens : 0, sizes.hidden, policy.intermediate,
+                       parts) {}
   };
   template <class T, class Exec> struct CombinedBackwardScratch : detail::SliceScratch<T, Exec> {
     CombinedBackwardScratch(detail::Arena& arena, FeedForwardExperts const& policy, Sizes const& sizes)
@@ -167,6 +156,9 @@ template <class ActivationT> struct FeedForwardExperts {
   /// Experts that can be chosen, of which `weighted` have parameters.
   index_t routed(index_t weighted) const { return weighted; }
   bool recomputes() const { return save == Save::inputs; }
+  template <class T, class Exec> bool on_tensor_cores() const {
+    return detail::cuda::has_tensor_cores_v<T, Exec> && products == Products::tensor_cores;
+  }
 
   /// out[r] = expert(x row r), without any weight; rows that belong to no expert are not touched.
   /// \param[out] out [rows, width]
@@ -175,6 +167,10 @@ template <class ActivationT> struct FeedForwardExperts {
                Matrix<compute_t<T>, Exec> const& out, Saved<T, Exec> const& saved,
                Scratch<T, Exec> const& scratch) const {
     auto const width = static_cast<offset_t>(out.extent(1));
+    if constexpr (detail::cuda::has_tensor_cores_v<T, Exec>)
+      if (on_tensor_cores<T, Exec>())
+        return detail::cuda::feed_forward<T>(exec, activation, intermediate, matrices<T const>(parameters, width), in,
+                                             recomputes() ? nullptr : saved.pre.data(), scratch.hidden.data(), out);
     auto const down = down_projection(parameters, width);
     hidden_layer(exec, parameters, in, width, recomputes() ? scratch.pre : saved.pre, scratch.hidden);
     detail::grouped_product(exec, "kokomo::FeedForwardExperts::down", in.rows, hidden_rows<T>(scratch.hidden.data()),
@@ -213,6 +209,17 @@ template <class ActivationT> struct FeedForwardExperts {
                 Saved<T, Exec> const& saved, BackwardScratch<T, Exec> const& scratch) const {
     using C = compute_t<T>;
     auto const width = static_cast<offset_t>(d.dx.extent(1));
+    if constexpr (detail::cuda::has_tensor_cores_v<T, Exec>)
+      if (on_tensor_cores<T, Exec>()) {
+        auto const weights = matrices<T const>(parameters, width);
+        auto const hidden = scratch.hidden.data();
+        auto const pre = recomputes() ? scratch.pre.data() : saved.pre.data();
+        if (recomputes())
+          detail::cuda::hidden_layer<T>(exec, activation, intermediate, weights, in, width, pre, hidden);
+        return detail::cuda::feed_forward_backward<T>(exec, activation, intermediate, weights, in, d,
+                                                      matrices<T>(grads, width), write, pre, hidden,
+                                                      scratch.tensor_cores);
+      }
     auto const up = up_projection(parameters, width), d_up = up_projection(grads, width);
     auto const down = down_projection(parameters, width), d_down = down_projection(grads, width);
     auto const pre = recomputes() ? scratch.pre : saved.pre;
@@ -256,6 +263,7 @@ template <class ActivationT> struct FeedForwardExperts {
 
   /// Which kernels run, in words.
   template <class T, class Exec> std::string describe() const {
+    if (on_tensor_cores<T, Exec>()) return detail::cuda::describe();
     if constexpr (!detail::runs_on_host_v<Exec>) return "one thread an element";
     return "panels packed at each call, rows summed by owners of columns; " +
            detail::host::to_text(detail::host::microkernel<compute_t<T>>(detail::host::instruction_set()));

@@ -33,8 +33,8 @@ KOKKOS_INLINE_FUNCTION RowTile row_tile(GroupedRows const& rows, offset_t slot, 
     index_t const middle = group + (after - group) / 2;
     (first_slot(rows, middle, height) <= slot ? group : after) = middle;
   }
-  offset_t const first = rows.begin(group) + (slot - first_slot(rows, group, height)) * height;
-  offset_t const left = rows.end(group) - first;
+  offset_t const tile = slot - first_slot(rows, group, height); // negative before the first group, if it begins later
+  offset_t const first = rows.begin(group) + tile * height, left = tile < 0 ? 0 : rows.end(group) - first;
   return {group, first, static_cast<int>(left < 0 ? 0 : left < height ? left : height)};
 }
 
