@@ -13,8 +13,8 @@ using namespace kokomo;
 namespace {
 
 template <class Exec>
-using NormalizedEverything = Layer<Router<NormalizedScorer, TopK<2>>, SoftmaxGate, NoBalancer, GeGluTanhExperts,
-                                   float16, Exec, NormalizedInput, NormalizedSum>;
+using NormalizedEverything = Layer<Router<NormalizedScorer, TopK<2>>, SoftmaxGate, NoBalancer, GeGluTanhExperts, float,
+                                   Exec, NormalizedInput, NormalizedSum>;
 template <class Exec>
 using CapacityTop2 = Layer<Router<LinearScorer, Top2>, SoftmaxGate, NoBalancer, ReluExperts, float, Exec, Capacity>;
 
