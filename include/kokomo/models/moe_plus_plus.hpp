@@ -50,7 +50,8 @@ template <class P>
 constexpr void configure_moe_plus_plus_training(P& policies, float tau, float coefficient, double factor,
                                                 index_t experts) {
   policies.balancer = moe_plus_plus_loss(coefficient, tau, experts);
-  policies.capacity = {.factor = factor, .unweighted = double(tau)};
+  policies.capacity.factor = factor;
+  policies.capacity.unweighted = double(tau);
 }
 
 } // namespace kokomo::inline v0::models
