@@ -15,12 +15,12 @@ struct OuterTileMode {
 };
 
 /// w(i, j) (=|+=) sum_k a(k, i) * b(k, j) over the rows of one tile and the columns of one panel: the gradient of a
-/// weight. Both operands lie row after row as forward saw them, so neither is transposed: a(k, i) = a[k * pitch + i],
-/// b(k, j) = b[k * columns + j]. The depth is the rows of one expert, often a few dozen, so the result goes straight
-/// from registers to where it belongs, in its storage type. sums has row stride block_columns.
+/// weight. Both operands lie row after row as forward saw them, so neither is transposed, only cut: with r rows of the
+/// tile, a(k, i) = a[k * r + i] and b(k, j) = b[k * columns + j]. The depth is the rows of one expert, often a few dozen,
+/// so the result goes straight from registers to where it belongs, in its storage type. sums has row stride block_columns.
 /// Every element is one chain of multiply-adds in ascending k, whatever the height of its tile.
 template <class C, class S>
-using OuterTile = void (*)(offset_t depth, C const* a, offset_t pitch, C const* b, C* sums, S* w, offset_t w_stride,
+using OuterTile = void (*)(offset_t depth, C const* a, C const* b, C* sums, S* w, offset_t w_stride,
                            OuterTileMode mode);
 
 /// As Microkernel: `tile[r]` does r rows, 1 <= r <= rows, of `columns` columns.
@@ -187,11 +187,11 @@ template <> struct Avx512Outer<double> : Avx512Vector<double> {
 };
 #endif
 
-// As the tiles of microkernel.hpp. What is read before it is written comes into the cache while the tile computes.
-#define KOKOMO_DEFINE_OUTER_TILE(NAME, VECTOR, TARGET)                                                                 \
+// As the tiles of microkernel.hpp, `UNROLLED` steps at a time. What is read before it is written comes into the cache while
+// the tile computes.
+#define KOKOMO_DEFINE_OUTER_TILE(NAME, VECTOR, UNROLLED, TARGET)                                                       \
   template <class C, class S, int rows>                                                                                \
-  TARGET void NAME(offset_t depth, C const* a, offset_t pitch, C const* b, C* sums, S* w, offset_t w_stride,           \
-                   OuterTileMode mode) {                                                                               \
+  TARGET void NAME(offset_t depth, C const* a, C const* b, C* sums, S* w, offset_t w_stride, OuterTileMode mode) {     \
     using V = VECTOR<C>;                                                                                               \
     typename V::type sum[rows][2];                                                                                     \
     KOKOMO_UNROLL for (int i = 0; i < rows; ++i) {                                                                     \
@@ -201,7 +201,17 @@ template <> struct Avx512Outer<double> : Avx512Vector<double> {
     }                                                                                                                  \
     if (!mode.stream && !mode.keep)                                                                                    \
       KOKOMO_UNROLL for (int i = 0; i < rows; ++i) __builtin_prefetch(w + i * w_stride, 1, 3);                         \
-    for (offset_t k = 0; k < depth; ++k, a += pitch, b += 2 * V::width) {                                              \
+    offset_t k = 0;                                                                                                    \
+    for (; k + UNROLLED <= depth; k += UNROLLED, a += UNROLLED * rows, b += UNROLLED * 2 * V::width)                   \
+      KOKOMO_UNROLL for (int u = 0; u < UNROLLED; ++u) {                                                               \
+        typename V::type const b0 = V::load(b + 2 * u * V::width), b1 = V::load(b + (2 * u + 1) * V::width);           \
+        KOKOMO_UNROLL for (int i = 0; i < rows; ++i) {                                                                 \
+          typename V::type const value = V::broadcast(a + u * rows + i);                                               \
+          sum[i][0] = V::fma(value, b0, sum[i][0]);                                                                    \
+          sum[i][1] = V::fma(value, b1, sum[i][1]);                                                                    \
+        }                                                                                                              \
+      }                                                                                                                \
+    for (; k < depth; ++k, a += rows, b += 2 * V::width) {                                                             \
       typename V::type const b0 = V::load(b), b1 = V::load(b + V::width);                                              \
       KOKOMO_UNROLL for (int i = 0; i < rows; ++i) {                                                                   \
         typename V::type const value = V::broadcast(a + i);                                                            \
@@ -220,10 +230,10 @@ template <> struct Avx512Outer<double> : Avx512Vector<double> {
     }                                                                                                                  \
   }
 
-KOKOMO_DEFINE_OUTER_TILE(portable_outer_tile, PortableOuter, )
+KOKOMO_DEFINE_OUTER_TILE(portable_outer_tile, PortableOuter, 1, )
 #if KOKOMO_HOST_X86
-KOKOMO_DEFINE_OUTER_TILE(avx2_outer_tile, Avx2Outer, KOKOMO_AVX2)
-KOKOMO_DEFINE_OUTER_TILE(avx512_outer_tile, Avx512Outer, KOKOMO_AVX512)
+KOKOMO_DEFINE_OUTER_TILE(avx2_outer_tile, Avx2Outer, 4, KOKOMO_AVX2)
+KOKOMO_DEFINE_OUTER_TILE(avx512_outer_tile, Avx512Outer, 2, KOKOMO_AVX512)
 #endif
 #undef KOKOMO_DEFINE_OUTER_TILE
 

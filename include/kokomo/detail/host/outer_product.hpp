@@ -61,26 +61,24 @@ template <class SL, class SR, class C, class SW> struct GroupedOuterProduct {
   }
 
 private:
-  static constexpr offset_t line = 64 / sizeof(C);
-
   offset_t depth_of(index_t g) const { return groups.end(g) - groups.begin(g); }
   Tasks tasks_of(index_t g, offset_t chunk) const {
     bool const untouched = write == Write::add && depth_of(g) == 0;
     return {untouched ? 0 : rows, columns, depth_of(g), kernel->columns, chunk};
   }
 
-  /// The rows of a block of the left operand of `steps` steps that fit into `Blocks::left`, and their pitch: an odd
-  /// number of cache lines, so that the lines of one column spread over all sets of the cache.
-  static offset_t most_rows(offset_t steps) {
-    offset_t const lines = Blocks<C>::left_size / std::max<offset_t>(steps, 1) / line;
-    return (lines - (lines % 2 == 0)) * line;
+  /// The rows of a block of the left operand of `steps` steps, so that it stays in the L2 cache.
+  offset_t most_rows(offset_t steps) const {
+    return std::max<offset_t>(kernel->rows, Blocks<C>::left_size / 2 / std::max<offset_t>(steps, 1));
   }
-  static offset_t pitch_of(offset_t height) { return (divide_up(height, line) | 1) * line; }
 
-  /// Panels of the right operand that are packed together: as many as fit into half of the L1 cache. Their columns of
-  /// one row of the result are stored shortly one after the other.
-  offset_t panel_group(offset_t steps) const {
-    return std::max<offset_t>(1, Blocks<C>::panel_size / 4 / (std::max<offset_t>(steps, 1) * kernel->columns));
+  /// Rows of an operand that are cut together: each is read as a whole, and the next piece of a tile or panel is
+  /// written before the one before it has left the L1 cache.
+  static constexpr offset_t rows_together = 16;
+
+  /// How many panels of the right operand fit into so many elements.
+  offset_t panels_in(offset_t elements, offset_t steps) const {
+    return std::max<offset_t>(1, elements / (std::max<offset_t>(steps, 1) * kernel->columns));
   }
 
   /// All rows of the group at once: sums stay in registers.
@@ -89,9 +87,8 @@ private:
     offset_t const blocks = divide_up(mine.size(), most_rows(depth));
     for (offset_t b = 0; b < blocks; ++b) {
       Range const block{mine.first + mine.size() * b / blocks, mine.first + mine.size() * (b + 1) / blocks};
-      offset_t const pitch = pitch_of(block.size());
-      gather_rows(left, groups.begin(g), depth, block.first, block.size(), memory.left, pitch);
-      multiply(g, 0, depth, block, to, pitch, {.add = write == Write::add}, memory);
+      pack_tiles(g, 0, depth, block, memory.left);
+      multiply(g, 0, depth, block, to, {.add = write == Write::add}, memory);
     }
   }
 
@@ -101,50 +98,79 @@ private:
                    blocks = divide_up(mine.size(), std::min(block_rows, most_rows(block_depth<C>)));
     for (offset_t b = 0; b < blocks; ++b) {
       Range const block{mine.first + mine.size() * b / blocks, mine.first + mine.size() * (b + 1) / blocks};
-      offset_t const pitch = pitch_of(block.size());
       for (Range part{to.first, 0}; part.first < to.last; part.first = part.last) {
         part.last = std::min(part.first + block_columns<C>, to.last);
         for (offset_t k = 0; k < depth; k += block_depth<C>) {
           offset_t const steps = std::min(block_depth<C>, depth - k);
-          gather_rows(left, groups.begin(g) + k, steps, block.first, block.size(), memory.left, pitch);
-          multiply(g, k, steps, block, part, pitch,
-                   {.resume = k > 0, .keep = k + steps < depth, .add = write == Write::add}, memory);
+          pack_tiles(g, k, steps, block, memory.left);
+          multiply(g, k, steps, block, part, {.resume = k > 0, .keep = k + steps < depth, .add = write == Write::add},
+                   memory);
         }
       }
     }
   }
 
-  /// A packed block of the left operand times columns of the right one.
-  void multiply(index_t g, offset_t k, offset_t steps, Range block, Range to, offset_t pitch, OuterTileMode mode,
-                Blocks<C> memory) const {
-    offset_t const width = kernel->columns, group = panel_group(steps);
-    offset_t const panels = divide_up(to.size(), width), tiles = divide_up(block.size(), kernel->rows);
-    bool const sums_by_column = mode.resume || mode.keep;
-    mode.stream = streams();
-    for (offset_t first = 0; first < panels; first += group) {
-      offset_t const count = std::min(group, panels - first);
+  /// The tiles of a block of rows of the result, of equal heights rather than full ones and a remainder.
+  struct Tiling {
+    offset_t rows, count;
+    Range operator[](offset_t tile) const { return {rows * tile / count, rows * (tile + 1) / count}; }
+  };
+  Tiling tiling(Range block) const { return {block.size(), divide_up(block.size(), kernel->rows)}; }
+
+  /// Cuts a block of the left operand into its tiles: each lies side by side, as the L1 cache wants it.
+  void pack_tiles(index_t g, offset_t k, offset_t steps, Range block, C* to) const {
+    Tiling const tiles = tiling(block);
+    for (offset_t s = 0; s < steps; s += rows_together)
+      for (offset_t tile = 0; tile < tiles.count; ++tile) {
+        Range const at = tiles[tile];
+        gather_rows(left, groups.begin(g) + k + s, std::min(rows_together, steps - s), block.first + at.first,
+                    at.size(), to + steps * at.first + s * at.size(), at.size());
+      }
+  }
+
+  /// Copies columns of the right operand into `count` panels. The first of them begins at column `first`.
+  void pack_panels(index_t g, offset_t k, offset_t steps, offset_t first, offset_t last, offset_t count, C* to) const {
+    offset_t const width = kernel->columns;
+    if (last - first < count * width) std::fill_n(to + (count - 1) * steps * width, steps * width, C(0));
+    for (offset_t s = 0; s < steps; s += rows_together)
       for (offset_t p = 0; p < count; ++p) {
-        offset_t const column = to.first + (first + p) * width, used = std::min(width, to.last - column);
-        C* const panel = memory.panel + p * steps * width;
-        if (used < width) std::fill_n(panel, steps * width, C(0));
-        gather_rows(right, groups.begin(g) + k, steps, column, used, panel, width);
+        offset_t const column = first + p * width;
+        gather_rows(right, groups.begin(g) + k + s, std::min(rows_together, steps - s), column,
+                    std::min(width, last - column), to + (p * steps + s) * width, width);
       }
-      for (offset_t tile = 0; tile < tiles; ++tile) {
-        offset_t const top = block.size() * tile / tiles, bottom = block.size() * (tile + 1) / tiles;
-        for (offset_t p = 0; p < count; ++p) {
-          offset_t const from = (first + p) * width, column = to.first + from, used = std::min(width, to.last - column);
-          C* const sums = memory.sums + (sums_by_column ? top * block_columns<C> + from : 0);
-          auto tile_mode = mode;
-          bool const direct = used == width && w.k_stride == 1;
-          tile_mode.keep = mode.keep || !direct;
-          SW* const target = &w(g, block.first + top, column);
-          kernel->tile[std::size_t(bottom - top)](steps, memory.left + top, pitch, memory.panel + p * steps * width,
-                                                  sums, target, w.n_stride, tile_mode);
-          if (direct || mode.keep) continue;
-          for (offset_t i = 0; i < bottom - top; ++i)
-            write_line(sums + i * block_columns<C>, used, target + i * w.n_stride, w.k_stride, write);
+  }
+
+  /// A packed block of the left operand times columns of the right one.
+  void multiply(index_t g, offset_t k, offset_t steps, Range block, Range to, OuterTileMode mode,
+                Blocks<C> memory) const {
+    offset_t const width = kernel->columns, panels = divide_up(to.size(), width);
+    Tiling const tiles = tiling(block);
+    bool const sums_by_column = mode.resume || mode.keep;
+    // All panels that there is room for are packed together, and those that fit into half of the L1 cache multiplied
+    // together: their columns of one row of the result are stored shortly one after the other.
+    offset_t const room = panels_in(Blocks<C>::panel_size, steps), group = panels_in(Blocks<C>::panel_size / 4, steps);
+    mode.stream = streams();
+    for (offset_t first = 0; first < panels; first += room) {
+      offset_t const end = std::min(panels, first + room);
+      pack_panels(g, k, steps, to.first + first * width, to.last, end - first, memory.panel);
+      for (offset_t begin = first; begin < end; begin += group)
+        for (offset_t tile = 0; tile < tiles.count; ++tile) {
+          Range const at = tiles[tile];
+          for (offset_t p = begin; p < std::min(end, begin + group); ++p) {
+            offset_t const column = to.first + p * width, used = std::min(width, to.last - column);
+            C* const sums = memory.sums + (sums_by_column ? at.first * block_columns<C> + p * width : 0);
+            auto tile_mode = mode;
+            bool const direct = used == width && w.k_stride == 1;
+            tile_mode.keep = mode.keep || !direct;
+            SW* const target = &w(g, block.first + at.first, column);
+            kernel->tile[std::size_t(at.size())](steps, memory.left + steps * at.first,
+                                                 memory.panel + (p - first) * steps * width, sums, target, w.n_stride,
+                                                 tile_mode);
+            if (direct || mode.keep) continue;
+            for (offset_t i = 0; i < at.size(); ++i)
+              write_line(sums + i * block_columns<C>, used, target + i * w.n_stride, w.k_stride, write);
+          }
         }
-      }
     }
   }
 
