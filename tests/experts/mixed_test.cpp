@@ -19,7 +19,7 @@ using Subject = Layer<Router<LinearScorer, Given>, SoftmaxGate, NoBalancer, Expe
 /// 2 experts of one width, 3 of another, both on the path that sums rows up while it computes them.
 using Two = Subject<MixedExperts<SwiGluExperts, SwiGluExperts>>;
 /// Kinds of which one returns rows, one has experts of its own beside the weighted ones, and some stand behind all.
-using Kinds = Subject<WithIdentity<MixedExperts<ScaleExperts, WithIdentity<SwiGluExperts>>>>;
+using Kinds = Subject<WithIdentity<MixedExperts<WithIdentity<SwiGluExperts>, ScaleExperts>>>;
 
 Two::Policies two(offset_t first, offset_t second) {
   Two::Policies policies;
@@ -61,7 +61,9 @@ TEST_CASE("experts of two sizes equal plain loops, gradients equal differences, 
     check_grouping(f);
     check_gradients(f);
   }
-  Fixture<Two> biased({.tokens = 7, .hidden = 3, .experts = 5}, two(5, 2));
+  auto with_biases = two(5, 2);
+  std::get<1>(with_biases.experts.parts).bias = true;
+  Fixture<Two> biased({.tokens = 7, .hidden = 3, .experts = 5}, with_biases);
   biased.set_choice(choices[0], 2);
   biased.set_mask({1, 1, 0, 1, 1, 1, 1});
   biased.forward();
@@ -109,18 +111,18 @@ TEST_CASE("parts of any kind: rows, identities within a part and behind all, gra
   Kinds::Policies policies;
   policies.router.selector.k = 3;
   policies.experts.identity = policies.experts.zero = 1;
-  policies.experts.inner.count = {2, 1};
-  std::get<1>(policies.experts.inner.parts) = {.inner = {.intermediate = 4}, .identity = 1, .zero = 1};
-  // ids: 0, 1 scaled; 2 SwiGLU, 3 identity, 4 zero of the part; 5 identity, 6 zero of all
+  policies.experts.inner.count = {1, 2};
+  std::get<0>(policies.experts.inner.parts) = {.inner = {.intermediate = 4}, .identity = 1, .zero = 1};
+  // ids: 0 SwiGLU, 1 identity, 2 zero of the part; 3, 4 scaled; 5 identity, 6 zero of all
   Fixture<Kinds> f({.tokens = 6, .hidden = 3, .experts = 3}, policies);
   REQUIRE(f.layer.sizes().experts == 7);
   f.set_choice({0, 1, 2, 3, 4, 5, 6, 0, 2, 2, 3, 6, 5, 1, 4, 0, 0, -1}, 3);
   f.forward();
   check_sums(f, [&](std::size_t e, Row x) {
     auto const& parts = f.parameters.experts.parts;
-    auto const scale = in_rows(in_double(to_host(std::get<0>(parts).scale)), 2);
-    if (e == 2) return swiglu(std::get<1>(parts), 0, x);
-    for (std::size_t h = 0; h < x.size(); ++h) x[h] *= e < 2 ? scale[e][h] : e == 4 || e == 6 ? 0 : 1;
+    auto const scale = in_rows(in_double(to_host(std::get<1>(parts).scale)), 2);
+    if (e == 0) return swiglu(std::get<0>(parts), 0, x);
+    for (std::size_t h = 0; h < x.size(); ++h) x[h] *= e == 3 || e == 4 ? scale[e - 3][h] : e == 2 || e == 6 ? 0 : 1;
     return x;
   });
   check_gradients(f);
