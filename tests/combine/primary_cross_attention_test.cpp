@@ -112,6 +112,20 @@ TEST_CASE("cross attention: a peer that is masked by its weight may as well be m
   REQUIRE(output(f)[0] != y[0]);
 }
 
+TEST_CASE("cross attention: a batch without tokens, and one whose tokens have no expert") {
+  Subject::Policies policies;
+  policies.router.selector.k = 2;
+  policies.combine = {.width = 4, .heads = 2};
+  for (offset_t const tokens : {0, 3}) {
+    Fixture<Subject> f({.tokens = 3, .hidden = 3, .experts = 4}, policies, 1, tokens);
+    f.set_choice(std::vector<index_t>(std::size_t(2 * tokens), none), 2);
+    f.forward(), f.backward();
+    REQUIRE(to_host(f.y) == Row(std::size_t(3 * tokens), 0.0));
+    REQUIRE(to_host(f.dx) == Row(std::size_t(3 * tokens), 0.0));
+    for (auto const& [name, gradient] : tensors_of(f.gradients)) REQUIRE(norm(gradient.read()) == 0);
+  }
+}
+
 TEST_CASE("cross attention: settings") {
   auto const refused = [](PrimaryCrossAttention const& combine) { REQUIRE_THROWS_AS(fixture({0}, 1, combine), Error); };
   refused({}), refused({.width = 4, .heads = 0}), refused({.width = 4, .heads = 3});

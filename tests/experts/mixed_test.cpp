@@ -128,6 +128,17 @@ TEST_CASE("parts of any kind: rows, identities within a part and behind all, gra
   check_gradients(f);
 }
 
+TEST_CASE("parts: a batch without tokens, and one whose tokens have no expert") {
+  for (offset_t const tokens : {0, 3}) {
+    Fixture<Two> f({.tokens = 3, .hidden = 3, .experts = 5}, two(5, 2), 1, tokens);
+    f.set_choice(std::vector<index_t>(std::size_t(2 * tokens), none), 2);
+    f.forward(), f.backward();
+    REQUIRE(to_host(f.y) == Row(std::size_t(3 * tokens), 0.0));
+    REQUIRE(to_host(f.dx) == Row(std::size_t(3 * tokens), 0.0));
+    for (auto const& [name, gradient] : tensors_of(f.gradients)) REQUIRE(norm(gradient.read()) == 0);
+  }
+}
+
 TEST_CASE("parts: parameters are named by part, counts must be those of the layer") {
   Two const layer({.tokens = 2, .hidden = 3, .experts = 5}, two(5, 2));
   std::vector<std::string> names;
