@@ -2,6 +2,7 @@
 #include <discipline/check.hpp>
 
 #include <kokomo/models/batch_routing.hpp>
+#include <kokomo/models/placed.hpp>
 #include <kokomo/models/product_keys.hpp>
 
 #include <support/scale_experts.hpp>
@@ -26,5 +27,16 @@ TEST_CASE("discipline: batch norm of keys") {
   models::configure_omni_moe_normalized(policies, 2, 3);
   policies.experts.count = 1;
   policies.experts.shared.intermediate = 8;
+  discipline::check<Composition>(policies);
+}
+
+TEST_CASE("discipline: merged experts of low rank plus rows") {
+  using Composition = models::CompressedMcSmoe<Layer<Router<LinearScorer, TopK<2>>, SoftmaxGate, NoBalancer>>;
+  Composition::Policies policies;
+  policies.experts.intermediate = 9;
+  policies.experts.rank = 2;
+  policies.experts.kept_hidden = 3;
+  policies.experts.kept_out = 4;
+  policies.placement.stored = 5;
   discipline::check<Composition>(policies);
 }

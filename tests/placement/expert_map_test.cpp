@@ -18,12 +18,12 @@ struct Placed {
   state_t<TiedExperts, double, Exec> state;
   saved_t<TiedExperts, double, Exec> saved;
 
-  Placed(RoutingFixture<> fixture, TiedExperts settings, std::vector<index_t> const& slots, bool weighs_input = false)
+  Placed(RoutingFixture<> fixture, TiedExperts settings, std::vector<index_t> const& slots, bool apart = false)
       : f(std::move(fixture)), map(settings), state(f.state_of(map)), saved(f.saved_of(map)) {
     detail::check_settings(map, f.sizes);
     to_device(slots, state.slot_of_expert);
     map.place<double>(f.exec, f.routing, state, f.assignment, saved,
-                      f.laid_out<scratch_t<TiedExperts, double, Exec>>(map), weighs_input);
+                      f.laid_out<scratch_t<TiedExperts, double, Exec>>(map), apart);
     f.exec.fence();
   }
   HostAssignment executed() const { return on_host(saved.executed); }

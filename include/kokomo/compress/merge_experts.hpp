@@ -15,7 +15,7 @@ namespace detail {
 using HostExec = Kokkos::DefaultHostExecutionSpace;
 
 /// Calls f(view of a, view of b) for all weights of two sets of feed-forward parameters.
-template <class A, class B, class F> void for_each_weight(A const& a, B const& b, F const& f) {
+template <class A, class B, class F> void for_each_weight(A& a, B& b, F const& f) {
   f(a.gate_up, b.gate_up), f(a.gate, b.gate), f(a.up, b.up), f(a.down, b.down);
   f(a.gate_up_bias, b.gate_up_bias), f(a.gate_bias, b.gate_bias), f(a.up_bias, b.up_bias);
   f(a.down_bias, b.down_bias);
@@ -137,10 +137,9 @@ std::vector<ExpertUnits> read_units(Exec const& exec, FeedForwardExperts<Activat
   using T = typename decltype(parameters.down)::non_const_value_type;
   using Experts = FeedForwardExperts<Activation>;
   typename Experts::template Parameters<T, detail::HostExec> host;
-  detail::for_each_weight(host, parameters, [&](auto const& to, auto const& from) {
-    auto copy = Kokkos::create_mirror(Kokkos::HostSpace{}, from);
-    Kokkos::deep_copy(exec, copy, from);
-    const_cast<std::remove_cvref_t<decltype(to)>&>(to) = copy;
+  detail::for_each_weight(host, parameters, [&](auto& to, auto const& from) {
+    to = Kokkos::create_mirror(Kokkos::HostSpace{}, from);
+    Kokkos::deep_copy(exec, to, from);
   });
   exec.fence("kokomo::compress::read_units");
   bool const out_in = experts.down_order == WeightOrder::out_in;
@@ -168,9 +167,8 @@ void write_units(Exec const& exec, FeedForwardExperts<Activation> const& experts
   using T = typename decltype(parameters.down)::non_const_value_type;
   using Experts = FeedForwardExperts<Activation>;
   typename Experts::template Parameters<T, detail::HostExec> host;
-  detail::for_each_weight(host, parameters, [&](auto const& to, auto const& from) {
-    const_cast<std::remove_cvref_t<decltype(to)>&>(to) = Kokkos::create_mirror(Kokkos::HostSpace{}, from);
-  });
+  detail::for_each_weight(host, parameters,
+                          [&](auto& to, auto const& from) { to = Kokkos::create_mirror(Kokkos::HostSpace{}, from); });
   bool const out_in = experts.down_order == WeightOrder::out_in;
   auto const hidden = offset_t(host.down.extent(out_in ? 1 : 2));
   detail::Units<T, Experts, decltype(host)> const weights{experts, host, hidden};

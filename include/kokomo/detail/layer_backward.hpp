@@ -87,7 +87,7 @@ void KOKOMO_LAYER::backward(Exec const& exec, Parameters const& parameters, Stat
     routed().template backward_combined<T>(exec, parameters.experts, rows, d, grads.experts, write, saved.experts,
                                            scratch.experts);
   } else if constexpr (reduces_rows) {
-    m_policies.combine.template reduce_backward<T>(exec, parameters.combine, a, d_combined, scratch.d_weight_rows,
+    m_policies.combine.template reduce_backward<T>(exec, parameters.combine, ran, d_combined, scratch.d_weight_rows,
                                                    grads.combine, write, saved.combine, scratch.combine,
                                                    scratch.workers);
     ExpertRowGradients<T, Exec> const d{

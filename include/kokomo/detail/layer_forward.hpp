@@ -187,7 +187,7 @@ void KOKOMO_LAYER::run_experts(Exec const& exec, Parameters const& parameters, S
   auto const width = expert_sizes(sizes).hidden;
   if constexpr (has_placement)
     m_policies.placement.template place<T>(exec, routing, state.placement, saved.assignment, saved.placement,
-                                           scratch.placement, weighs_input);
+                                           scratch.placement, weighs_input || reduces_rows);
   auto const& a = executed(saved);
   if constexpr (has_space) m_policies.space.template enter<T>(exec, parameters.space, x, saved.space, scratch.workers);
   Compute* combined = scratch.routed.data();

@@ -36,7 +36,7 @@ template <class P> constexpr void configure_duo_llm(P& policies, offset_t big, o
 /// The temperature of DuoLlmTraining: a Layer is its settings, so each step may make a new one.
 /// \throws kokomo::Error 106 unless temperature > 0
 template <class P> void set_temperature(P& policies, float temperature) {
-  detail::require(temperature > 0, 106, "Duo-LLM temperature = ", temperature, ", expected > 0");
+  kokomo::detail::require(temperature > 0, 106, "Duo-LLM temperature = ", temperature, ", expected > 0");
   policies.router.scorer.multiplier = 1 / temperature;
 }
 

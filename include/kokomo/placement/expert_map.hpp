@@ -17,7 +17,7 @@ namespace detail {
 
 /// From the router's experts to the stored ones, token by token: entries of one token that meet in a stored expert become
 /// one, whose weight is their sum.
-template <class T, class Exec> struct PlaceEntries {
+template <class T, class Exec> struct MapEntries {
   using C = compute_t<T>;
   Assignment<T, Exec> chosen, executed;
   Vector<index_t const, Exec> slot_of_expert;
@@ -87,8 +87,8 @@ enum class SumOrder {
 /// cache/expert_store.hpp).
 ///
 /// Selection, gate, balancer and capacity see the router's experts. Then two choices of a token that lie in one place become
-/// one call with the sum of their weights, forward and backward; unless `merge` is off, or the weight is on the experts'
-/// input, where a sum would not be the same. Experts without weights (WithIdentity) follow behind the places.
+/// one call with the sum of their weights, forward and backward; unless `merge` is off, or the sum would not be the same: the
+/// weight is on the experts' input, or the combination is no weighted sum. Experts without weights (WithIdentity) follow behind the places.
 /// Source: MC-SMoE, UNITES-Lab/MC-SMoE, whose merged experts share a module (docs/policies/placement/expert_map.md); one
 /// call instead of two is ours.
 /// \throws kokomo::Error 101 unless 1 <= stored <= experts with weights
@@ -151,14 +151,14 @@ template <SumOrder Order> struct ExpertMap {
     exec.fence("kokomo::ExpertMap::set");
   }
 
-  /// Writes `executed` from what was chosen and weighed.
+  /// Writes `executed` from what was chosen and weighed. `apart`: choices must not become one.
   template <class T, class Exec>
   void place(Exec const& exec, Routing<T, Exec> const& routing, State<T, Exec> const& state,
              Assignment<T, Exec> const& chosen, Saved<T, Exec> const& saved, Scratch<T, Exec> const& scratch,
-             bool weighs_input) const {
+             bool apart) const {
     detail::for_each(exec, "kokomo::ExpertMap::place", chosen.tokens + 1,
-                     detail::PlaceEntries<T, Exec>{chosen, saved.executed, state.slot_of_expert, saved.carrier, stored,
-                                                   merge && !weighs_input, routing.status});
+                     detail::MapEntries<T, Exec>{chosen, saved.executed, state.slot_of_expert, saved.carrier, stored,
+                                                 merge && !apart, routing.status});
     detail::group_by_expert(exec, saved.executed, scratch.grouping);
   }
 
