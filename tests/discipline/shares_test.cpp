@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #include <discipline/check.hpp>
 
+#include <kokomo/balancer/preference_loss.hpp>
 #include <kokomo/models/batch_routing.hpp>
+#include <kokomo/models/dense_to_sparse.hpp>
 #include <kokomo/models/placed.hpp>
 #include <kokomo/models/product_keys.hpp>
 
@@ -38,5 +40,23 @@ TEST_CASE("discipline: merged experts of low rank plus rows") {
   policies.experts.kept_hidden = 3;
   policies.experts.kept_out = 4;
   policies.placement.stored = 5;
+  discipline::check<Composition>(policies);
+}
+
+TEST_CASE("discipline: batch norm of queries, whose moments are a scorer's state") {
+  using Composition = models::PeerNormalized<float, Host>;
+  Composition::Policies policies;
+  policies.router.scorer.keys = {.heads = 2, .key_size = 4};
+  policies.router.selector = {.k = 2, .heads = 2};
+  policies.gate.heads = 2;
+  discipline::check<Composition>(policies, 33, 0, /*experts*/ 9);
+}
+
+TEST_CASE("discipline: shares of the best experts, a preference") {
+  using Composition = Layer<Router<LinearScorer, ExpertChoice>, ConstantGate, PreferenceLoss<Host>,
+                            kokomo::test::ScaleExperts, float, Host, TopKShares>;
+  Composition::Policies policies;
+  models::configure_union_of_experts_data(policies, 2, 10);
+  policies.balancer.target = OwnedVector<double, Host>("target", 1000);
   discipline::check<Composition>(policies);
 }
