@@ -25,6 +25,7 @@ TEST_CASE("presets of what decides over a batch can be made") {
   CHECK(made<models::SinkhornMegatronTopK<>>().policies().router.selector.k == 2);
   made<models::SinkhornMegatron<>>();
   made<models::SelectiveSinkhornRouting<>>();
+  made<models::SelectiveSinkhornNoisy<>>();
   CHECK(made<models::BaseLayer<>>().sizes().per_token == 1);
   CHECK(made<models::GShard<>>().policies().capacity.places == 5);
   CHECK(made<models::VMoe<>>().sizes().columns == 12); // noisy, clean, deviation

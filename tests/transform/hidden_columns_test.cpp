@@ -63,8 +63,10 @@ TEST_CASE("Union of Experts: all parts together are the dense network, merged th
   for (std::size_t i = 0; i < before.size(); ++i)
     if (before[i].first != "router.weight") REQUIRE(after[i].second.read() == before[i].second.read());
 
-  // k of n parts are k / n of the work: so many of the rows that all parts would have
-  REQUIRE(parts.layer.sizes().entries * cut.experts.intermediate ==
+  // two of four parts are half of the work: rows times hidden columns
+  cut.router.selector.k = 2;
+  Parts const half({.tokens = 5, .hidden = 4, .experts = 4}, cut);
+  REQUIRE(2 * half.sizes().entries * cut.experts.intermediate ==
           dense.layer.sizes().entries * whole.experts.intermediate);
 
   auto const id = [&](index_t to_expert, Columns const& some) {

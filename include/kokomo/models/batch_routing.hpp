@@ -60,6 +60,11 @@ template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
 using SelectiveSinkhornRouting =
     Layer<Router<LinearScorer, TopK<>>, NormalizedSoftmaxGate, NoBalancer, AnyGluExperts, T, Exec, SelectiveSinkhorn>;
 
+/// The same with noise on the logits, of a fixed size (`scorer.scale = NoiseScale::fixed`).
+template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
+using SelectiveSinkhornNoisy =
+    Layer<Router<NoisyScorer, TopK<>>, NormalizedSoftmaxGate, NoBalancer, AnyGluExperts, T, Exec, SelectiveSinkhorn>;
+
 /// BASE: a balanced assignment in training, the best logit in inference, weighed by its sigmoid. Inside of a residual
 /// connection this is a E(x) + (1 - a) x with E(x) = x + F(x).
 template <class T = float, class Exec = Kokkos::DefaultExecutionSpace>
