@@ -5,6 +5,7 @@
 #include <support/swiglu.hpp>
 
 #include <kokomo/experts/mixed.hpp>
+#include <kokomo/experts/packed.hpp>
 #include <kokomo/experts/with_identity.hpp>
 #include <kokomo/router/given.hpp>
 
@@ -126,6 +127,53 @@ TEST_CASE("parts of any kind: rows, identities within a part and behind all, gra
     return x;
   });
   check_gradients(f);
+}
+
+TEST_CASE("parts: packed panels in one of them, rows alone and summed up, on a host") {
+  using Experts = MixedExperts<SwiGluExperts, Packed<SwiGluExperts>>;
+  TestHost const exec;
+  Allocator<TestHost> const allocate(exec);
+  Experts const policy{.parts = {SwiGluExperts{.intermediate = 5}, {.inner = {.intermediate = 3}}}, .count = {2, 1}};
+  Sizes sizes{.tokens = 4, .hidden = 3, .experts = 3, .weighted = 3, .entries = 7};
+  Experts::Parameters<double, TestHost> const parameters(allocate, policy, sizes);
+  sizes.weighted = sizes.experts = 1;
+  SwiGluExperts const plain = std::get<1>(policy.parts).inner;
+  SwiGluExperts::Parameters<double, TestHost> const unpacked(allocate, plain, sizes);
+  sizes.weighted = sizes.experts = 3;
+  exec.fence();
+  std::mt19937 engine(3);
+  auto const& big = std::get<0>(parameters.parts);
+  for (auto const& view : {big.gate_up, big.down, unpacked.gate_up, unpacked.down}) fill_uniform(tensor(view), engine);
+  std::get<1>(policy.parts).pack<double>(exec, unpacked, std::get<1>(parameters.parts));
+
+  std::vector<offset_t> const offsets{0, 2, 3, 6}; // of the seven rows planned one is not used
+  std::vector<index_t> const expert{0, 0, 1, 2, 2, 2}, token{0, 3, 1, 0, 2, 3};
+  Row x(12), weight(7);
+  for (std::size_t i = 0; i < 12; ++i) x[i] = std::sin(double(i)), weight[i % 7] = 0.1 + double(i);
+  Rows rows, sums(4, Row(3, 0.0));
+  for (std::size_t r = 0; r < 6; ++r) {
+    Row const of_token(x.begin() + 3 * token[r], x.begin() + 3 * token[r] + 3);
+    rows.push_back(expert[r] < 2 ? swiglu(big, std::size_t(expert[r]), of_token) : swiglu(unpacked, 0, of_token));
+    for (std::size_t h = 0; h < 3; ++h) sums[std::size_t(token[r])][h] += weight[r] * rows[r][h];
+  }
+
+  int const workers = detail::product_workers(exec);
+  auto const bytes = detail::product_scratch_bytes<double, TestHost>();
+  std::vector<std::byte> of_workers(std::size_t(bytes * workers)), memory(1 << 16);
+  ExpertRows<double, TestHost> const in{
+      {x.data(), 3, token.data()}, {offsets.data(), expert.data(), 3, 7}, {of_workers.data(), bytes, workers}};
+  detail::Arena arena(memory.data() + (64 - reinterpret_cast<std::uintptr_t>(memory.data()) % 64) % 64);
+  Experts::Saved<double, TestHost> const saved(arena, policy, sizes);
+  Experts::Scratch<double, TestHost> const scratch(arena, policy, sizes);
+  Row out(21, 7.0), summed(12, std::nan(""));
+  policy.forward<double>(exec, parameters, in, Matrix<double, TestHost>(out.data(), 7, 3), saved, scratch);
+  detail::CombinedRows<double> const target{summed.data(), 4, token.data(), weight.data()};
+  policy.forward_combined<double>(exec, parameters, in, target, 3, saved, scratch);
+  exec.fence();
+  REQUIRE(Row(out.begin() + 18, out.end()) == Row(3, 7.0)); // what does not exist is left alone
+  out.resize(18);
+  CHECK(relative_error(out, flat(rows)) <= 1e-14); // sums of five terms in another order
+  CHECK(relative_error(summed, flat(sums)) <= 1e-14);
 }
 
 TEST_CASE("parts: a batch without tokens, and one whose tokens have no expert") {
