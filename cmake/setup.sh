@@ -149,9 +149,17 @@ setup_kokkos_cuda() {
   if grep -q 'Kokkos_VERSION_PATCH 0)' "$kokkos_source/CMakeLists.txt"; then
     KOKOMO_CUDA_FLAGS="-include $root/cmake/kokkos_4_7_0_cuda13.hpp"
   fi
-  build_kokkos cuda-sm90 -DCMAKE_BUILD_TYPE=None -DBUILD_SHARED_LIBS=OFF -DCMAKE_CXX_STANDARD=20 \
-    -DKokkos_ENABLE_OPENMP=OFF -DKokkos_ENABLE_CUDA=ON -DKokkos_ARCH_HOPPER90=ON -DKokkos_ENABLE_COMPILE_AS_CMAKE_LANGUAGE=ON \
-    -DCMAKE_CUDA_ARCHITECTURES=90 "-DCMAKE_CUDA_FLAGS=-std=c++20 $KOKOMO_CUDA_FLAGS"
+  # Kokkos' names of architectures; the check is of the one it says.
+  local arch=${KOKOMO_CUDA_ARCH:-90} name
+  case "$arch" in
+  80 | 86 | 87) name=AMPERE$arch ;;
+  89) name=ADA89 ;;
+  90) name=HOPPER90 ;;
+  *) name=BLACKWELL$arch ;;
+  esac
+  build_kokkos "cuda-sm$arch" -DCMAKE_BUILD_TYPE=None -DBUILD_SHARED_LIBS=OFF -DCMAKE_CXX_STANDARD=20 \
+    -DKokkos_ENABLE_OPENMP=OFF -DKokkos_ENABLE_CUDA=ON "-DKokkos_ARCH_$name=ON" -DKokkos_ENABLE_COMPILE_AS_CMAKE_LANGUAGE=ON \
+    "-DCMAKE_CUDA_ARCHITECTURES=$arch" "-DCMAKE_CUDA_FLAGS=-std=c++20 $KOKOMO_CUDA_FLAGS"
 }
 
 # What `./run bench` compares with, in a virtual environment of its own; what cannot be had is left out.

@@ -32,10 +32,31 @@ template <class T, class Exec> struct GatherSum {
   }
 };
 
+/// One element of it, the same bits: neighbouring threads of a device read neighbouring columns.
+template <class T, class Exec> struct GatherSumElement {
+  using C = compute_t<T>;
+  Assignment<T, Exec> a;
+  C const* rows;
+  C* out;
+  offset_t width;
+  bool weighted;
+
+  KOKKOS_FUNCTION void operator()(offset_t element) const {
+    offset_t const token = element / width, h = element % width;
+    C sum = 0;
+    for (offset_t i = a.token_offsets[token]; i < a.token_offsets[token + 1]; ++i)
+      if (a.row[i] != none) sum += (weighted ? a.weight[i] : C(1)) * rows[offset_t(a.row[i]) * width + h];
+    out[element] = sum;
+  }
+};
+
 template <class Exec, class T>
 void gather_sum(Exec const& exec, char const* label, Assignment<T, Exec> const& a, compute_t<T> const* rows,
                 compute_t<T>* out, offset_t width, bool weighted) {
-  for_each(exec, label, a.tokens, GatherSum<T, Exec>{a, rows, out, width, weighted});
+  if constexpr (runs_on_host_v<Exec>)
+    for_each(exec, label, a.tokens, GatherSum<T, Exec>{a, rows, out, width, weighted});
+  else
+    for_each(exec, label, a.tokens * width, GatherSumElement<T, Exec>{a, rows, out, width, weighted});
 }
 
 template <class T> struct FinishSum {

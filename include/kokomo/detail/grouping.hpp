@@ -3,6 +3,7 @@
 #define KOKOMO_DETAIL_GROUPING_HPP
 
 #include <kokomo/assignment.hpp>
+#include <kokomo/detail/cuda/grouping.hpp>
 #include <kokomo/detail/launch.hpp>
 
 namespace kokomo::inline v0::detail {
@@ -77,10 +78,18 @@ template <class T, class Exec> struct PlaceBlock {
 template <class T, class Exec>
 void group_by_expert(Exec const& exec, Assignment<T, Exec> const& a, Matrix<index_t, Exec> const& counts) {
   offset_t const blocks = grouping_blocks(a.tokens);
-  for_each(exec, "kokomo::Grouping::count", blocks, CountBlock<T, Exec>{a, counts});
-  for_each(exec, "kokomo::Grouping::scan_blocks", a.experts, ScanBlocks<T, Exec>{a, counts});
-  for_each(exec, "kokomo::Grouping::scan_experts", 1, ScanExperts<T, Exec>{a});
-  for_each(exec, "kokomo::Grouping::place", blocks, PlaceBlock<T, Exec>{a, counts});
+  if constexpr (runs_on_host_v<Exec>) {
+    for_each(exec, "kokomo::Grouping::count", blocks, CountBlock<T, Exec>{a, counts});
+    for_each(exec, "kokomo::Grouping::scan_blocks", a.experts, ScanBlocks<T, Exec>{a, counts});
+    for_each(exec, "kokomo::Grouping::scan_experts", 1, ScanExperts<T, Exec>{a});
+    for_each(exec, "kokomo::Grouping::place", blocks, PlaceBlock<T, Exec>{a, counts});
+  } else {
+    offset_t const size = grouping_block;
+    for_each(exec, "kokomo::Grouping::count", blocks * a.experts, cuda::CountExpert<T, Exec>{a, counts, size});
+    for_each(exec, "kokomo::Grouping::scan_blocks", a.experts, cuda::ScanBlocks<T, Exec>{a, counts});
+    for_each(exec, "kokomo::Grouping::scan_experts", 1, cuda::ScanExperts<T, Exec>{a});
+    for_each(exec, "kokomo::Grouping::place", blocks * a.experts, cuda::PlaceExpert<T, Exec>{a, counts, size});
+  }
 }
 
 } // namespace kokomo::inline v0::detail

@@ -118,7 +118,7 @@ private:
 #endif
   }
 
-  unsigned m_shared;
+  [[maybe_unused]] unsigned m_shared;
   int m_thread;
 };
 
