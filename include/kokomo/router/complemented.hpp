@@ -3,7 +3,7 @@
 #define KOKOMO_ROUTER_COMPLEMENTED_HPP
 
 #include <kokomo/check.hpp>
-#include <kokomo/detail/linear.hpp>
+#include <kokomo/router/linear_scorer.hpp>
 
 namespace kokomo::inline v0 {
 
@@ -20,6 +20,9 @@ namespace kokomo::inline v0 {
 template <class InnerT = LinearScorer> struct Complemented {
   using Inner = InnerT;
   static constexpr bool causal = detail::is_causal<Inner>();
+  static_assert(
+      !requires { typename InnerT::Logits; },
+      "kokomo::Complemented: a scorer of one logit an expert, not of keys (KeyScorer, GridScorer)");
 
   Inner inner{};
   bool bias = false;
@@ -83,6 +86,7 @@ template <class InnerT = LinearScorer> struct Complemented {
                Inputs<T, Exec> const& inputs, Matrix<compute_t<T>, Exec> const& logits, Saved<T, Exec> const& saved,
                Scratch<T, Exec> const& scratch, detail::WorkerScratch const& workers) const {
     using C = compute_t<T>;
+    static_assert(!detail::keeps_state_v<Inner, T, Exec>, "kokomo::Complemented: its scorer may not keep a state");
     inner.template forward<T>(exec, p.inner, x, inputs, logits, saved.inner, scratch, workers);
     detail::linear(exec, "kokomo::Complemented::complement", x.data(), offset_t(x.extent(0)), offset_t(x.extent(1)),
                    static_cast<C const*>(p.complement.data()), static_cast<C const*>(p.complement_bias.data()),
