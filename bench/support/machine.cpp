@@ -2,6 +2,7 @@
 #include <support/machine.hpp>
 #include <support/timing.hpp>
 
+#include <kokomo/detail/host/memory.hpp>
 #include <kokomo/detail/host/microkernel.hpp>
 
 #include <Kokkos_Core.hpp>
@@ -109,8 +110,8 @@ std::uint64_t portable_sum(std::uint64_t const* data, std::size_t count) {
 }
 
 #if KOKOMO_HOST_X86
-/// The same through wide loads, of `streams` parts of the array at once, with prefetches some lines ahead.
-template <int streams>
+/// The same through wide loads, of `streams` parts of the array at once, with prefetches some lines ahead or without.
+template <int streams, bool prefetched>
 __attribute__((target("avx2"))) std::uint64_t avx2_sum(std::uint64_t const* data, std::size_t count) {
   __m256i sum[2 * streams] = {};
   std::size_t const part = count / streams;
@@ -118,7 +119,7 @@ __attribute__((target("avx2"))) std::uint64_t avx2_sum(std::uint64_t const* data
 #pragma GCC unroll 4
     for (int s = 0; s < streams; ++s) {
       auto const* const line = reinterpret_cast<__m256i const*>(data + std::size_t(s) * part + i);
-      _mm_prefetch(reinterpret_cast<char const*>(line) + 1024, _MM_HINT_T0);
+      if constexpr (prefetched) _mm_prefetch(reinterpret_cast<char const*>(line) + 1024, _MM_HINT_T0);
       sum[2 * s] = _mm256_add_epi64(sum[2 * s], _mm256_load_si256(line));
       sum[2 * s + 1] = _mm256_add_epi64(sum[2 * s + 1], _mm256_load_si256(line + 1));
     }
@@ -153,12 +154,14 @@ double bandwidth(Exec const& exec, long mib) {
   std::size_t const count = share * threads;
   Kokkos::View<std::uint64_t*, Kokkos::HostSpace> const memory(
       Kokkos::view_alloc(Kokkos::WithoutInitializing, "bench::stream"), count);
+  kokomo::detail::host::advise_large_pages(memory.data(), count * sizeof(std::uint64_t)); // as weights have
   on_each_thread(exec, FillShare{memory.data(), share});
   std::uint64_t const expected =
       multiplier * (count % 2 == 0 ? count / 2 * (count - 1) : (count - 1) / 2 * count); // 0 + 1 + ... + (count - 1)
   std::vector<Sum> sums{portable_sum};
 #if KOKOMO_HOST_X86
-  if (__builtin_cpu_supports("avx2")) sums.insert(sums.end(), {avx2_sum<1>, avx2_sum<4>});
+  if (__builtin_cpu_supports("avx2"))
+    sums.insert(sums.end(), {avx2_sum<1, true>, avx2_sum<2, false>, avx2_sum<4, true>});
 #endif
   std::vector<std::uint64_t> results(threads * 8);
   double best = 0;
