@@ -80,6 +80,9 @@ public:
   static constexpr bool combines_rows = detail::CombinesRows<Routed, T, Exec> && !sums_by_choice && !reduces_rows;
   static constexpr bool combines_gradients =
       detail::CombinesRowGradients<Routed, T, Exec> && !sums_by_choice && !reduces_rows;
+  /// Whether backward exists: experts of packed or quantised weights only infer, and want no memory for it.
+  static constexpr bool has_gradients =
+      detail::ExpertsGradient<Routed, T, Exec> || detail::ByTokenGradient<Routed, T, Exec>;
   static constexpr bool weighs_input = detail::weighs_input<Gate>();
   static constexpr bool weighs_shared = requires { Gate::weighs_shared; };
   /// No token's output depends on later tokens of the batch, whatever the settings. Policies that break this say
@@ -261,7 +264,7 @@ public:
     plan.workers = detail::product_workers(exec);
     detail::Arena forward, backward, tape;
     (void)ForwardScratch(forward, *this, m_sizes, plan.workers);
-    (void)BackwardScratch(backward, *this, m_sizes, plan.workers);
+    if constexpr (has_gradients) (void)BackwardScratch(backward, *this, m_sizes, plan.workers);
     (void)lay_out(tape, m_sizes);
     plan.workspace_bytes = std::max(forward.used(), backward.used());
     plan.tape_bytes = tape.used();

@@ -91,6 +91,11 @@ TEST_CASE("packed") {
   run.forward();
   REQUIRE(run.output() == from.output()); // the same bits
   // [/snippet]
+  // Experts without backward want no memory for gradients: not the rows' gradients, which only others spare themselves.
+  kokomo::Shape const large{.tokens = 512, .hidden = 64, .experts = 4};
+  auto const training = Weights(large, {.experts = {.intermediate = 8}}).plan(run.exec);
+  auto const inference = Layer(large, {.experts = {.inner = {.intermediate = 8}}}).plan(run.exec);
+  REQUIRE(inference.workspace_bytes <= training.workspace_bytes);
 }
 
 TEST_CASE("row_norm") {
