@@ -4,7 +4,7 @@
 
 #include <support/simulated_machine.hpp>
 
-#include <kokomo/detail/cuda/device.hpp>
+#include <kokomo/detail/cuda/feed_forward.hpp>
 #include <kokomo/detail/launch.hpp>
 
 #include <string>

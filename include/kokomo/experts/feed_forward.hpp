@@ -4,7 +4,7 @@
 
 #include <kokomo/concepts.hpp>
 #include <kokomo/detail/activate.hpp>
-#include <kokomo/detail/cuda/feed_forward.hpp>
+#include <kokomo/detail/cuda/tensor_cores.hpp>
 #include <kokomo/detail/feed_forward_backward.hpp>
 #include <kokomo/detail/host/feed_forward.hpp>
 #include <kokomo/detail/launch.hpp>
@@ -12,6 +12,10 @@
 #include <kokomo/error.hpp>
 #include <kokomo/expert_rows.hpp>
 #include <kokomo/experts/activation.hpp>
+
+#if defined(KOKKOS_ENABLE_CUDA)
+#include <kokomo/detail/cuda/feed_forward.hpp>
+#endif
 
 namespace kokomo::inline v0 {
 

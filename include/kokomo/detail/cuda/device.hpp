@@ -122,16 +122,6 @@ private:
   int m_thread;
 };
 
-/// Kokkos::Cuda for a device that has mma.sync.m16n8k16 and cp.async, and a 16-bit storage type.
-#if defined(KOKKOS_ENABLE_CUDA) && (defined(KOKKOS_ARCH_AMPERE) || defined(KOKKOS_ARCH_ADA89) ||                       \
-                                    defined(KOKKOS_ARCH_HOPPER) || defined(KOKKOS_ARCH_BLACKWELL))
-template <class T, class Exec>
-inline constexpr bool has_tensor_cores_v = std::is_same_v<Exec, Kokkos::Cuda> &&
-                                           (std::is_same_v<T, bfloat16> || std::is_same_v<T, float16>);
-#else
-template <class T, class Exec> inline constexpr bool has_tensor_cores_v = false;
-#endif
-
 #if defined(KOKKOS_ENABLE_CUDA) && defined(__CUDACC__)
 
 template <class Kernel>

@@ -5,21 +5,11 @@
 #include <kokomo/detail/cuda/device.hpp>
 #include <kokomo/detail/cuda/few_rows.hpp>
 #include <kokomo/detail/cuda/products.hpp>
-#include <kokomo/detail/feed_forward_backward.hpp>
+#include <kokomo/detail/cuda/tensor_cores.hpp>
 #include <kokomo/detail/product.hpp>
 
 /// Experts of two projections on tensor cores: which kernels run for which operands. Nothing is allocated, nothing waits.
 namespace kokomo::inline v0::detail::cuda {
-
-using ProductTile = DefaultTile; ///< of every product on tiles
-
-/// Which kernels run, in words.
-inline std::string describe() {
-  using S = ProductTile;
-  return "tensor cores: tiles of " + std::to_string(S::rows) + " rows x " + std::to_string(S::columns) + " columns, " +
-         std::to_string(S::depth) + " deep, " + std::to_string(S::stages) +
-         " stages; for few rows an expert, a warp a column";
-}
 
 /// f with the storage order of the weights as a constant, which the kernels are compiled for.
 template <class F> void with_inner(Inner inner, F const& f) {
@@ -55,7 +45,6 @@ void outer_product(Exec const& exec, std::string const& label, GroupedRows const
     launch(exec, label, OuterProduct<T, T, ProductTile>(rows, d, columns, a, depth, w, write));
 }
 
-/// The hidden layer of gathered rows, in one launch. \param[out] pre [rows, (gate) up], or null
 template <class T, class Exec, class Activation>
 void hidden_layer(Exec const& exec, Activation const& activation, offset_t intermediate,
                   FeedForwardMatrices<T const> const& weights, ExpertRows<T, Exec> const& in, offset_t width, T* pre,
@@ -75,7 +64,6 @@ void hidden_layer(Exec const& exec, Activation const& activation, offset_t inter
   });
 }
 
-/// \param[in] pre where pre-activations are kept; null: they are not \param[out] out [rows, width]
 template <class T, class Exec, class Activation>
 void feed_forward(Exec const& exec, Activation const& activation, offset_t intermediate,
                   FeedForwardMatrices<T const> const& weights, ExpertRows<T, Exec> const& in, T* pre, T* hidden,
@@ -86,18 +74,6 @@ void feed_forward(Exec const& exec, Activation const& activation, offset_t inter
              RowReader<T>(RowSource<T, compute_t<T>>{hidden, intermediate}), intermediate, weights.down,
              weights.down_bias, width, RowTarget<compute_t<T>>{out.data(), width}, Write::overwrite);
 }
-
-/// What backward keeps beside what the portable kernels do; nothing where there are no tensor cores.
-template <class T, class Exec> struct BackwardScratch {
-  Matrix<T, Exec> d_pre;            ///< [rows, 2I or I]
-  Matrix<T, Exec> d_out;            ///< [tokens, width] the output's gradient, rounded once a token
-  Matrix<compute_t<T>, Exec> along; ///< [rows, partial sums] of the gradient of a row's weight
-
-  BackwardScratch(Arena& arena, offset_t rows, offset_t tokens, offset_t width, offset_t intermediate, int parts)
-      : d_pre(arena.matrix<T, Exec>(rows, parts * intermediate)), d_out(arena.matrix<T, Exec>(tokens, width)),
-        along(arena.matrix<compute_t<T>, Exec>(rows,
-                                               tiles_of(intermediate, ProductTile::columns) * ProductTile::across)) {}
-};
 
 /// d_weight of a row: its partial sums in order, and the down bias' part.
 template <class T> struct RowTotals {
@@ -127,8 +103,8 @@ template <class S> bool concatenated(FeedForwardMatrices<S> const& m, offset_t i
                                         m.up_bias.group_stride == m.gate_bias.group_stride));
 }
 
-/// Backward: one kernel forms the hidden layer's gradient, the weighted hidden layer and the gradient of the rows'
-/// weights; then the weights' gradients, and dx. \param[in] pre as forward saved them
+/// One kernel forms the hidden layer's gradient, the weighted hidden layer and the gradient of the rows' weights; then
+/// come the weights' gradients, and dx.
 template <class T, class Exec, class Activation>
 void feed_forward_backward(Exec const& exec, Activation const& activation, offset_t intermediate,
                            FeedForwardMatrices<T const> const& weights, ExpertRows<T, Exec> const& in,
