@@ -155,11 +155,11 @@ inline std::vector<Place> places_of(std::string_view parameter, std::array<offse
   return {};
 }
 
-/// Reads a tensor into its place. Its last dimension and its number of elements must be those of the place; leading
-/// dimensions may be split differently (published files store [1, E] for [E], [E I, H] for [E, I, H]), and a stacked
+/// The part of a tensor that fills a place. Its last dimension and its number of elements must be those of the place;
+/// leading dimensions may be split differently (published files store [1, E] for [E], [E I, H] for [E, I, H]), and a stacked
 /// tensor may hold rows for zero-computation experts behind those of the layer.
-/// \throws kokomo::Error 413 naming tensor, file and shapes; 412 for a dtype that does not convert
-template <class T> void read_place(TensorInfo const& tensor, Place const& place, T* parameter) {
+/// \throws kokomo::Error 413 naming tensor, file and shapes
+inline TensorInfo part_for(TensorInfo const& tensor, Place const& place) {
   offset_t const columns = tensor.shape.empty() ? 1 : tensor.shape.back();
   TensorInfo fitting = tensor;
   if (tensor.shape.size() >= 2 && tensor.elements() > place.elements() &&
@@ -168,6 +168,14 @@ template <class T> void read_place(TensorInfo const& tensor, Place const& place,
   kokomo::detail::require(columns == place.columns && fitting.elements() == place.elements(), 413,
                           kokomo::detail::label(tensor), " has shape ", kokomo::detail::shape_text(tensor.shape),
                           ", expected ", place.elements() / place.columns, " rows of ", place.columns);
+  return fitting;
+}
+
+/// Reads a tensor into its place; or, where `parameter` is null, only checks that it could.
+/// \throws kokomo::Error 413 as part_for; 412, 414 as read
+template <class T> void read_place(TensorInfo const& tensor, Place const& place, T* parameter) {
+  TensorInfo const fitting = part_for(tensor, place);
+  if (parameter == nullptr) return expect_readable<T>(fitting);
   if (place.chunks == 1) return read(fitting, std::span<T>(parameter + place.offset, std::size_t(place.length)));
   std::vector<T> const values = read<T>(fitting);
   for (offset_t chunk = 0; chunk < place.chunks; ++chunk)
@@ -201,7 +209,7 @@ private:
   }
 };
 
-/// Reads into `host`, memory laid out as the target's.
+/// Reads into `host`, memory laid out as the target's; or, where that is null, only checks that it could.
 inline void read_target(LoadTarget const& target, io::TensorOfRole const& tensor_of, void* host) {
   auto const has = [&](std::string_view role) { return tensor_of(role) != nullptr; };
   auto const places = io::places_of(target.name, target.extents, has);
@@ -237,7 +245,7 @@ namespace kokomo::inline v0::io {
 /// Fills every parameter of a layer, and state that files hold (selection biases, hash tables), from a file's tensors.
 /// Blocks until the copies are done.
 /// \param[in] tensor_of the file's tensor of a role, or null
-/// \throws kokomo::Error 411 naming a parameter that has no tensor; 412, 413 as read_place
+/// \throws kokomo::Error 411 naming a parameter that has no tensor; 412 to 414 as read_place. Nothing is changed then
 template <class Layer>
 void load(typename Layer::Exec const& exec, typename Layer::Parameters const& parameters,
           typename Layer::State const& state, TensorOfRole const& tensor_of) {
@@ -245,9 +253,10 @@ void load(typename Layer::Exec const& exec, typename Layer::Parameters const& pa
   auto const add = [&](std::string const& name, auto const& view) { targets.emplace_back(name, view); };
   parameters.for_each(add);
   state.for_each(add);
+  std::erase_if(targets, [](auto const& target) { return target.name == "balancer.counts"; });
+  for (auto const& target : targets) kokomo::detail::read_target(target, tensor_of, nullptr);
   exec.fence("kokomo::io::load: the targets' memory"); // which may just be being set to zero
-  for (auto const& target : targets)
-    if (target.name != "balancer.counts") kokomo::detail::load_target(exec, target, tensor_of);
+  for (auto const& target : targets) kokomo::detail::load_target(exec, target, tensor_of);
 }
 
 } // namespace kokomo::inline v0::io

@@ -176,6 +176,14 @@ template <Readable T> void read(TensorInfo const& tensor, std::span<T> out) {
     std::memcpy(out.data(), tensor.bytes.data(), tensor.bytes.size());
 }
 
+/// \throws Error 412, 414 as `read` would; of floating types it looks at the dtype alone
+template <Readable T> void expect_readable(TensorInfo const& tensor) {
+  if (tensor.dtype == dtype_of_v<T>) return;
+  TensorInfo looked_at = tensor;
+  if constexpr (!std::is_integral_v<T>) looked_at.shape = {0}, looked_at.bytes = {};
+  detail::decode<T>(looked_at, [](std::int64_t, T) {});
+}
+
 /// All elements in row-major order. See above.
 template <Readable T> std::vector<T> read(TensorInfo const& tensor) {
   std::vector<T> out(std::size_t(tensor.elements()));
