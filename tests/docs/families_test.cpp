@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #include <docs/example.hpp>
 
-#include <kokomo/models/balanced_training.hpp>
 #include <kokomo/models/batch_routing.hpp>
 #include <kokomo/soft_moe.hpp>
 
@@ -45,28 +44,5 @@ TEST_CASE("soft_moe") {
   exec.fence();
   auto const dispatch = host(layer.saved(tape).dispatch); // zeros everywhere: each slot reads a third of each token
   REQUIRE(std::abs(dispatch(0, 0) - 1.0f / 3) < 1e-6);
-  // [/snippet]
-}
-
-TEST_CASE("balanced_training") {
-  // [snippet:balanced_training]
-  // LongCat-Flash: four experts with weights, two without; three picks a token, of which two shall have weights.
-  using Layer = kokomo::models::LongcatFlashTraining<float>;
-  auto const balance = kokomo::models::longcat_balance(/*rate*/ 0.1f, /*coefficient*/ 1e-2f, /*real_picks*/ 2, 3, 2);
-  Example<Layer> run({.tokens = 4, .hidden = 6, .experts = 4},
-                     {.router = {.selector = {.k = 3}},
-                      .balancer = balance,
-                      .experts = {.inner = {.intermediate = 4}, .identity = 2}});
-  run.set_logits({{3, 2, 1, 0, 0, 0}, {3, 2, 1, 0, 0, 0}, {3, 2, 1, 0, 0, 0}, {3, 2, 1, 0, 0, 0}});
-  run.forward(kokomo::Mode::training);
-  run.layer.step(run.exec, run.state); // all picks have weights: on the whole their biases fall
-  auto const bias = host(std::get<0>(run.state.balancer.parts).bias);
-  REQUIRE(bias(0) + bias(1) + bias(2) + bias(3) == Approx(0.1 * (2.0 / 3 - 1)));
-  REQUIRE((bias(4) == 0 && bias(5) == 0));
-
-  // Any block with another balancer:
-  using Orthogonal = kokomo::models::SimBal<kokomo::models::DeepseekV2<float>>;
-  static_assert(std::is_same_v<Orthogonal::Balancer, kokomo::OrthogonalityLoss>);
-  static_assert(std::get<1>(kokomo::models::deepseek_v3_balance(8, 4096).parts).tokens_per_sequence == 4096);
   // [/snippet]
 }
