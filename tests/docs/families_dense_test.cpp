@@ -25,3 +25,22 @@ TEST_CASE("dense_to_sparse") {
   REQUIRE(close(run.weights(), {{1}, {1}, {1}})); // no weight of the gate
   // [/snippet]
 }
+
+TEST_CASE("union_of_experts_data") {
+  // [snippet:union_of_experts_data]
+  using Layer = kokomo::models::UnionOfExpertsData<float, Kokkos::DefaultExecutionSpace, kokomo::ConstantGate,
+                                                   kokomo::SwiGluExperts>;
+  Layer::Policies policies{.experts = {.intermediate = 2}};
+  kokomo::models::configure_union_of_experts_data(policies, /*k*/ 2, /*tokens_per_sequence*/ 4);
+  policies.adjust.over = kokomo::ShareOver::experts;
+  Example<Layer> run({.tokens = 4, .hidden = 3, .experts = 3}, policies);
+  run.set_logits({{std::log(3.0), 0, -9},   // its two best: shares 3/4, 1/4
+                  {0, -9, 0},               // 1/2, -, 1/2
+                  {-9, std::log(9.0), 0},   // -, 9/10, 1/10
+                  {0, -9, std::log(3.0)}}); // 1/4, -, 3/4
+  run.forward();
+  // Half of the tokens each: expert 0 takes tokens 0 and 1, expert 1 tokens 2 and 0, expert 2 tokens 3 and 1.
+  REQUIRE(run.chosen() == Table<kokomo::index_t>{{0, 1}, {0, 2}, {1}, {2}});
+  REQUIRE(close(run.weights(), {{1, 1}, {1, 1}, {1}, {1}})); // added up without the shares
+  // [/snippet]
+}
