@@ -9,16 +9,16 @@ TEST_CASE("switch_training") {
   // [snippet:switch_training]
   using Layer = kokomo::models::SwitchTraining<float, Kokkos::DefaultExecutionSpace, kokomo::ReluExperts>;
   Layer::Policies policies{.router = {.scorer = {.epsilon = 0}}, .experts = {.intermediate = 4}}; // no jitter: by hand
-  kokomo::models::configure_switch_training(policies, /*factor*/ 1.25, /*tokens_per_sequence*/ 8);
-  Example<Layer> run({.tokens = 8, .hidden = 2, .experts = 2}, policies);
-  run.set_logits(Table<double>(8, {std::log(3), 0})); // all want expert 0, p = 3/4
+  kokomo::models::configure_switch_training(policies, /*factor*/ 1.25, /*tokens_per_sequence*/ 9);
+  Example<Layer> run({.tokens = 9, .hidden = 2, .experts = 2}, policies);
+  run.set_logits(Table<double>(9, {std::log(3), 0})); // all want expert 0, p = 3/4
   run.forward(kokomo::Mode::training);
-  REQUIRE(run.status().dropped == 8 - 5); // C = max(4, int(1.25 * 8 / 2))
+  REQUIRE(run.status().dropped == 9 - 5); // C = max(4, int(1.25 * 9 / 2))
   REQUIRE((run.executed()[4].size() == 1 && run.executed()[5].empty()));
   REQUIRE(run.weights()[0][0] == Approx(0.75));
   REQUIRE(run.loss() == Approx(1e-2 * 2 * 1 * 0.75)); // E f_0 P_0, counted before the drop
   run.forward();
-  REQUIRE(run.status().dropped == 0); // inference: int(2 * 8 / 2)
+  REQUIRE(run.status().dropped == 0); // inference: int(2 * 9 / 2)
   // [/snippet]
 }
 
