@@ -12,8 +12,7 @@ TEST_CASE("peer") {
   auto const router = run.parameters.router;
   auto const experts = run.parameters.experts;
   kokomo::test::to_device(std::vector<double>{1, 0, 0, 1}, router.queries); // q = x
-  kokomo::test::to_device(std::vector<double>{0, 0, 1, 1},
-                          router.keys); // 0 and 1 in both halves: x_0 i + x_1 j of 2 i + j
+  kokomo::test::to_device(std::vector<double>{0, 0, 1, 1}, router.keys);    // logit of expert 2 i + j: x_0 i + x_1 j
   kokomo::test::to_device(std::vector<double>{1, 0, 1, 0, 1, 0, 1, 0}, experts.up);
   kokomo::test::to_device(std::vector<double>{0, 0, 1, 0, 2, 0, 3, 0}, experts.down); // expert e gives (e x_0, 0)
   run.set_x({{2, 1}, {-1, 2}});
