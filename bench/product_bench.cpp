@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#include <product/tiles.hpp>
 #include <support/arguments.hpp>
 #include <support/json.hpp>
 #include <support/loads.hpp>
@@ -21,12 +22,13 @@ char const* const help_text =
     R"(usage: product_bench [options]
 
 Times the grouped product alone, rows times weights [1024 x 2048] of their expert, and the grouped outer product that
-gives the gradient of such weights: for equal numbers of rows an expert, then for 4096 rows over 64 experts by load.
+gives the gradient of such weights: for equal numbers of rows an expert, then for 4096 rows over 64 experts by load. And
+the float32 microkernel alone, with operands in a cache: what no product on this machine exceeds.
 
   --rows LIST       rows an expert (default 1,2,4,8,16,64,256,1024,4096)
   --loads LIST      of random, balanced, hot, zipf (default: all)
   --dtypes LIST     of float32, bfloat16 (default: both): the weights' and the left operand's type
-  --kinds LIST      of product, outer (default: both)
+  --kinds LIST      of product, outer, tile (default: all)
   --budget SECONDS  for each row (default 0.5)
   --stream-mib N    size of the array that bandwidth is measured on (default 1024)
   --json FILE       write all of it as JSON
@@ -92,11 +94,51 @@ template <class T> Timing measure(std::string const& kind, Groups const& groups,
   });
 }
 
+/// Prints a row and returns it.
+Json time_groups(std::string const& kind, std::string const& dtype, Groups const& groups, Limits const& limits,
+                 double seconds) {
+  Timing const timing =
+      dtype == "float32" ? measure<float>(kind, groups, seconds) : measure<kokomo::bfloat16>(kind, groups, seconds);
+  double const ms = timing.median();
+  double const flops = 2.0 * double(groups.total()) * columns * depth;
+  auto const active = std::count_if(groups.rows.begin(), groups.rows.end(), [](long r) { return r > 0; });
+  double const bytes = double(active) * columns * depth * (dtype == "float32" ? 4 : 2);
+  double const share = std::max(flops / limits.product_gflops(dtype), bytes / limits.bandwidth) / ms / 1e6;
+  long const most = *std::max_element(groups.rows.begin(), groups.rows.end());
+  std::printf("%-8s %-9s %-9s %3zu experts, at most %5ld rows %10.3f ms %8.1f GFLOP/s %7.2f GB/s %5.0f %%\n",
+              kind.c_str(), dtype.c_str(), groups.load.c_str(), groups.rows.size(), most, ms, flops / ms / 1e6,
+              bytes / ms / 1e6, 100 * share);
+  std::fflush(stdout);
+  return Json()
+      .add("kind", kind)
+      .add("dtype", dtype)
+      .add("load", groups.load)
+      .add("experts", long(groups.rows.size()))
+      .add("most_rows", most)
+      .add("ms", ms)
+      .add("gflops", flops / ms / 1e6)
+      .add("gbs", bytes / ms / 1e6)
+      .add("share", share);
+}
+
+void time_tiles(double seconds, std::vector<Json>& results) {
+  for (TileRate const& rate : measure_tiles(seconds)) {
+    std::printf("tile     float32   operands in %s %57.1f GFLOP/s %19.0f %%\n", rate.where.c_str(), rate.gflops,
+                100 * rate.share);
+    results.push_back(Json()
+                          .add("kind", "tile")
+                          .add("dtype", "float32")
+                          .add("cache", rate.where)
+                          .add("gflops", rate.gflops)
+                          .add("share", rate.share));
+  }
+}
+
 int run(Arguments const& arguments) {
   auto const rows = arguments.numbers("--rows", "1,2,4,8,16,64,256,1024,4096", 1, 1 << 16);
   auto const loads = arguments.list("--loads", "all", load_names());
   auto const dtypes = arguments.list("--dtypes", "all", {"float32", "bfloat16"});
-  auto const kinds = arguments.list("--kinds", "all", {"product", "outer"});
+  auto const kinds = arguments.list("--kinds", "all", {"product", "outer", "tile"});
   long const stream_mib = whole_number("--stream-mib", arguments.text("--stream-mib", "1024"), 1, 1 << 20);
   double const seconds = arguments.seconds("--budget", 0.5);
   std::string const json_file = arguments.output("--json");
@@ -109,32 +151,14 @@ int run(Arguments const& arguments) {
   std::printf("%.1f GFLOP/s from registers, %.1f GB/s read from memory\n", limits.product_gflops("float32"),
               limits.bandwidth);
   std::vector<Json> results;
-  for (auto const& kind : kinds)
+  for (auto const& kind : kinds) {
+    if (kind == "tile") {
+      time_tiles(seconds, results);
+      continue;
+    }
     for (auto const& dtype : dtypes)
-      for (Groups const& groups : cases) {
-        Timing const timing = dtype == "float32" ? measure<float>(kind, groups, seconds)
-                                                 : measure<kokomo::bfloat16>(kind, groups, seconds);
-        double const ms = timing.median();
-        double const flops = 2.0 * double(groups.total()) * columns * depth;
-        auto const active = std::count_if(groups.rows.begin(), groups.rows.end(), [](long r) { return r > 0; });
-        double const bytes = double(active) * columns * depth * (dtype == "float32" ? 4 : 2);
-        double const share = std::max(flops / limits.product_gflops(dtype), bytes / limits.bandwidth) / ms / 1e6;
-        long const most = *std::max_element(groups.rows.begin(), groups.rows.end());
-        std::printf("%-8s %-9s %-9s %3zu experts, at most %5ld rows %10.3f ms %8.1f GFLOP/s %7.2f GB/s %5.0f %%\n",
-                    kind.c_str(), dtype.c_str(), groups.load.c_str(), groups.rows.size(), most, ms, flops / ms / 1e6,
-                    bytes / ms / 1e6, 100 * share);
-        std::fflush(stdout);
-        results.push_back(Json()
-                              .add("kind", kind)
-                              .add("dtype", dtype)
-                              .add("load", groups.load)
-                              .add("experts", long(groups.rows.size()))
-                              .add("most_rows", most)
-                              .add("ms", ms)
-                              .add("gflops", flops / ms / 1e6)
-                              .add("gbs", bytes / ms / 1e6)
-                              .add("share", share));
-      }
+      for (Groups const& groups : cases) results.push_back(time_groups(kind, dtype, groups, limits, seconds));
+  }
   if (!json_file.empty()) {
     std::ofstream file(json_file);
     file << Json().add("limits", limits.json()).add("rows", results).text() << '\n' << std::flush;

@@ -138,7 +138,10 @@ class Report:
             content = table(["rows", "experts", *(f"{d}: {c}" for d in ("float32", "bfloat16")
                                                   for c in ("ms", "GFLOP/s", "share of the bound"))], lines)
             text += f"### {title}\n\n{content}" if content else ""
-        return text
+        tiles = [[r["cache"], significant(r["gflops"]), f"{100 * r['share']:.0f} %"]
+                 for r in self.results.get("product", {}).get("rows", []) if r["kind"] == "tile"]
+        content = table(["operands in", "GFLOP/s", "share of multiply-adds measured in turns"], tiles)
+        return text + (f"### Microkernel alone, float32\n\n{content}" if content else "")
 
 
 def write(results, page, picture):
