@@ -32,7 +32,11 @@ void require_size(std::size_t values, std::size_t expected) {
   REQUIRE(values == expected);
 }
 void poison_tensor(Tensor const& tensor) {
-  tensor.write(Row(tensor.size, std::numeric_limits<double>::quiet_NaN()));
+  if (tensor.size == 0) return;
+  // Integers have no NaN. They are told apart by what they make of a half, and become an index of nothing.
+  tensor.write(Row(tensor.size, 0.5));
+  bool const floating = tensor.read().front() == 0.5;
+  tensor.write(Row(tensor.size, floating ? std::numeric_limits<double>::quiet_NaN() : 127));
 }
 
 void fill_uniform(Tensor const& tensor, std::mt19937& engine, double size) {
